@@ -1,0 +1,148 @@
+"""Files: the student's checkpoints (atomic, resumable from the last good one) and strict loading of teachers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import get_missing_parameters_message
+from torch import Tensor, nn
+
+from .distiller import DISTILL_PREFIX
+
+__all__ = ["StudentCheckpointer", "load_teacher_weights", "read_weights"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Return the tensors of a ``.pth`` file: those under ``model`` if it has that key, else all.
+
+    Raises:
+        ValueError: the file is not a checkpoint, or is cut short.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    content = content.get("model", content) if isinstance(content, Mapping) else {}
+    return {k: torch.as_tensor(v) for k, v in content.items()}
+
+
+class StudentCheckpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` whose files are whole or absent, and which resumes from the newest readable one.
+
+    A file is written under another name and renamed, and so is the note that names the last one: a killed run leaves
+    nothing half-written where resuming looks. If the last file cannot be read all the same, the one before is taken.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model and the checkpointables to ``<name>.pth``, atomically."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        file = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", file)
+        _replace(file, lambda temporary: torch.save(data, temporary))
+        self.tag_last_checkpoint(os.path.basename(file))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the file to resume from, atomically."""
+
+        def write(temporary: str) -> None:
+            with open(temporary, "w") as f:
+                f.write(last_filename_basename)
+
+        _replace(os.path.join(self.save_dir, "last_checkpoint"), write)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a readable checkpoint to resume from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """Return the newest readable checkpoint of the folder, "" if there is none.
+
+        The noted one first, then, newest first, whatever ``.pth`` files of iterations there are.
+        """
+        noted = ""
+        if os.path.isfile(os.path.join(self.save_dir, "last_checkpoint")):
+            noted = super().get_checkpoint_file()
+            if _is_whole(noted):
+                return noted
+            logger.warning("%s cannot be read; looking for an earlier checkpoint", noted)
+        others = [os.path.join(self.save_dir, f) for f in _files(self.save_dir) if f.startswith("model_")]
+        others = sorted(others, key=os.path.getmtime, reverse=True)
+        return next((f for f in others if f != noted and _is_whole(f)), "")
+
+
+def _files(folder: str) -> list[str]:
+    return [f for f in os.listdir(folder) if f.endswith(".pth")] if os.path.isdir(folder) else []
+
+
+def _replace(file: str, write: Any) -> None:
+    temporary = f"{file}.{os.getpid()}.partial"
+    try:
+        write(temporary)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, file)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _is_whole(file: str) -> bool:
+    """Whether a ``.pth`` file's archive is complete; its directory stands at the end, so a cut file has none."""
+    return os.path.isfile(file) and zipfile.is_zipfile(file)
+
+
+class _StrictCheckpointer(DetectionCheckpointer):
+    """Loads what `DetectionCheckpointer` can load, and raises where it would only log."""
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        state = checkpoint["model"]
+        checkpoint["model"] = {k: v for k, v in state.items() if not k.startswith(DISTILL_PREFIX)}
+        incompatible = super()._load_model(checkpoint)
+        wrong = []
+        if incompatible.missing_keys:
+            wrong.append(get_missing_parameters_message(list(incompatible.missing_keys)))
+        if incompatible.incorrect_shapes:
+            shapes = [f"{k}: file {f}, model {m}" for k, f, m in incompatible.incorrect_shapes]
+            wrong.append("other shapes: " + "; ".join(shapes[:8]))
+        constants = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")
+        extra = [k for k in incompatible.unexpected_keys if not any(c in k for c in constants)]
+        if extra and not checkpoint.get("matching_heuristics", False):
+            wrong.append(f"{len(extra)} tensors of the file have no place in the model: {', '.join(extra[:8])}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return incompatible
+
+
+def load_teacher_weights(model: nn.Module, weights: str, *, name: str = "teacher") -> None:
+    """Load a teacher's weights: any file or URL that detectron2 loads, all of it, or an error.
+
+    Args:
+        model: the teacher.
+        weights: ``.pth``, zoo ``.pkl`` or a URL; keys that begin with ``distill.`` are ignored.
+        name: for messages.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: tensors are missing, superfluous or of other shapes.
+    """
+    if not weights:
+        raise ValueError(f"teacher {name!r} has no WEIGHTS: name its trained checkpoint")
+    if "://" not in weights and not os.path.isfile(weights):
+        raise FileNotFoundError(f"the weights {weights!r} of teacher {name!r} do not exist")
+    try:
+        _StrictCheckpointer(model).load(weights)
+    except ValueError as error:
+        raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error

@@ -1,0 +1,226 @@
+"""The YAML door: every key that det_distill adds to detectron2's config, and how a config becomes objects."""
+
+from __future__ import annotations
+
+
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from . import model_zoo
+from .checkpoint import load_teacher_weights
+from .methods import METHODS, Side, method_options
+from .modeling import add_timm_config
+from .pairs import Pair, Pairs
+from .taps import FeatureSpec, feature_spec
+from .teachers import Teacher, Teachers, as_teacher
+
+__all__ = ["add_distill_config", "build_pairs", "build_teachers", "complete_config", "get_cfg"]
+
+TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
+PAIR_KEYS: dict[str, Any] = {
+    "METHOD": "",
+    "AT": [],
+    "STUDENT": "",
+    "TEACHER": "",
+    "TEACHER_NAME": "",
+    "WEIGHT": 1.0,
+    "START": 0,
+    "STOP": -1,
+    "WARMUP": 0,
+    "ALIGN": "crop",
+    "STUDENT_CHANNELS": 0,
+    "TEACHER_CHANNELS": 0,
+}
+
+
+def add_distill_config(cfg: CfgNode) -> None:
+    """Add det_distill's keys and their defaults to a detectron2 config, in place."""
+    cfg.DISTILL = CfgNode()
+    # False: the plain student from the same file, no teacher is built
+    cfg.DISTILL.ENABLED = True
+    # the student: any detectron2 meta-architecture, built from the rest of this config
+    cfg.DISTILL.STUDENT_ARCHITECTURE = "GeneralizedRCNN"
+    # name: {CONFIG: its own YAML, LazyConfig or zoo name, WEIGHTS: file or URL, OPTS: [KEY, value, ...]}
+    cfg.DISTILL.TEACHERS = CfgNode(new_allowed=True)
+    # name: {METHOD, AT or STUDENT + TEACHER, WEIGHT, ... and the method's own options}
+    cfg.DISTILL.PAIRS = CfgNode(new_allowed=True)
+    # "auto" (as the trainer), "float32", "bfloat16" or "float16"
+    cfg.DISTILL.TEACHER_PRECISION = "auto"
+    # measure each teacher's AP on DATASETS.TEST once, before training
+    cfg.DISTILL.EVAL_TEACHERS = True
+    # batches over which the hashes' biases are estimated before training
+    cfg.DISTILL.CALIBRATION_BATCHES = 50
+    # ParaphraserPretrainer: which teacher ("": the only one), and 1 (L1) or 2 (squared) reconstruction error
+    cfg.DISTILL.PARAPHRASER = CfgNode({"TEACHER": "", "P": 1})
+    # name: {ROOT, SPLIT, CLASSES, DIFFICULT} and name: {JSON, IMAGES}: data sets to register
+    cfg.DATASETS.VOC = CfgNode(new_allowed=True)
+    cfg.DATASETS.COCO = CfgNode(new_allowed=True)
+    # a progress bar with remaining time on standard error: "auto" (if it is a terminal), "on", "off"
+    cfg.PROGRESS_BAR = "auto"
+    add_timm_config(cfg)
+
+
+def get_cfg() -> CfgNode:
+    """Return detectron2's default config with det_distill's keys."""
+    cfg = get_detectron2_cfg()
+    add_distill_config(cfg)
+    return cfg
+
+
+def complete_config(cfg: CfgNode) -> None:
+    """Write every option of every teacher and pair into the config, so that the command line can override each.
+
+    Raises:
+        ValueError: an unknown key or method; the message lists the valid ones.
+    """
+    for name, node in cfg.DISTILL.TEACHERS.items():
+        _fill(node, TEACHER_KEYS, f"DISTILL.TEACHERS.{name}")
+    for name, node in cfg.DISTILL.PAIRS.items():
+        where = f"DISTILL.PAIRS.{name}"
+        if not isinstance(node, CfgNode) or not node.get("METHOD"):
+            raise ValueError(f"{where}: needs METHOD, one of {', '.join(sorted(METHODS))}")
+        try:
+            options = method_options(node.METHOD)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        _fill(node, {**PAIR_KEYS, **{k.upper(): v for k, v in options.items()}}, where)
+
+
+def _fill(node: Any, defaults: Mapping[str, Any], where: str) -> None:
+    if not isinstance(node, CfgNode):
+        raise ValueError(f"{where} must be a mapping with keys among {', '.join(defaults)}")
+    unknown = [key for key in node if key not in defaults]
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; valid are {', '.join(defaults)}")
+    frozen = node.is_frozen()
+    node.defrost()
+    for key, value in defaults.items():
+        if key not in node:
+            node[key] = list(value) if isinstance(value, list) else value
+    if frozen:
+        node.freeze()
+
+
+def build_teachers(cfg: CfgNode) -> Teachers:
+    """Build and strictly load every teacher of the config, on ``cfg.MODEL.DEVICE``.
+
+    Raises:
+        ValueError, FileNotFoundError: a teacher without config or weights, or whose file does not fit.
+    """
+    return Teachers(**{name: build_teacher(cfg, name) for name in cfg.DISTILL.TEACHERS})
+
+
+def build_teacher(cfg: CfgNode, name: str) -> Teacher:
+    """Build one teacher from its own config; nothing of it is copied into `cfg`."""
+    node = cfg.DISTILL.TEACHERS[name]
+    if not node.CONFIG:
+        raise ValueError(f"DISTILL.TEACHERS.{name} has no CONFIG: name its YAML or LazyConfig file, or a zoo config")
+    path = model_zoo.find_config(node.CONFIG)
+    if path.endswith(".py"):
+        model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(node.OPTS)).model)
+    else:
+        model = _build_yaml_model(path, list(node.OPTS), cfg.MODEL.DEVICE)
+    weights = node.WEIGHTS or model_zoo.published_weights(node.CONFIG)
+    load_teacher_weights(model, weights, name=name)
+    teacher = as_teacher(model.to(cfg.MODEL.DEVICE), precision=cfg.DISTILL.TEACHER_PRECISION)
+    return teacher
+
+
+def _build_yaml_model(path: str, options: list[Any], device: str) -> nn.Module:
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    complete_config(cfg)
+    cfg.merge_from_list(options)
+    return build_student(cfg, device)
+
+
+def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:
+    """Build the plain model that a config describes, without teachers, pairs or weights."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.META_ARCHITECTURE in ("Distiller", "ParaphraserPretrainer"):
+        cfg.MODEL.META_ARCHITECTURE = cfg.DISTILL.STUDENT_ARCHITECTURE
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    cfg.freeze()
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+
+
+def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pairs:
+    """Build every pair of the config.
+
+    Raises:
+        ValueError: what is wrong with a pair, beginning with its name in the config.
+        FileNotFoundError: a file that a method needs is missing.
+    """
+    pairs: dict[str, Pair] = {}
+    for name, node in cfg.DISTILL.PAIRS.items():
+        try:
+            for suffix, s_at, t_at in _sites(node):
+                pairs[f"{name}_{suffix}" if suffix else name] = _pair(node, s_at, t_at, student, teachers)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"DISTILL.PAIRS.{name}: {error}") from error
+    return Pairs(**pairs)
+
+
+def _sites(node: CfgNode) -> list[tuple[str, str, str]]:
+    """(suffix, student address, teacher address) of every pair that a node stands for."""
+    if bool(node.AT) == bool(node.STUDENT) or bool(node.STUDENT) != bool(node.TEACHER):
+        raise ValueError("give either AT (the same address on both sides) or both STUDENT and TEACHER")
+    if node.STUDENT:
+        return [("", node.STUDENT, node.TEACHER)]
+    if isinstance(node.AT, str):
+        return [("", node.AT, node.AT)]
+    return [(_suffix(address), address, address) for address in node.AT]
+
+
+def _suffix(address: str) -> str:
+    """``backbone:p2`` -> p2, ``roi_heads.box_head`` -> box_head, ``rpn_head:0:2`` -> rpn_head_0_2."""
+    path, *keys = address.replace("@", ":").split(":")
+    named = [k for k in keys if not k.isdigit()]
+    return named[-1] if named else "_".join([path.rsplit(".", 1)[-1], *keys])
+
+
+def _pair(node: CfgNode, s_at: str, t_at: str, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pair:
+    teacher = _named_teacher(node.TEACHER_NAME, teachers)
+    sides = (
+        Side(s_at, _spec(student, s_at, node.STUDENT_CHANNELS)),
+        Side(t_at, _spec(teacher.model, t_at, node.TEACHER_CHANNELS), teacher),
+    )
+    options = {k: node[k.upper()] for k in method_options(node.METHOD)}
+    parts = METHODS[node.METHOD](*sides, **options)
+    weight = {n: node.WEIGHT * w for n, w in parts.weights.items()} if parts.weights else node.WEIGHT
+    return Pair(
+        s_at,
+        t_at,
+        parts.loss,
+        weight=weight,
+        start=node.START,
+        stop=None if node.STOP < 0 else node.STOP,
+        warmup=node.WARMUP,
+        teacher_name=node.TEACHER_NAME or None,
+        student_adapter=parts.student_adapter,
+        teacher_adapter=parts.teacher_adapter,
+        align=node.ALIGN,
+        stride=sides[0].spec.stride,
+    )
+
+
+def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:
+    if not name and len(teachers) == 1:
+        return next(iter(teachers.values()))
+    if name not in teachers:
+        raise ValueError(f"TEACHER_NAME {name!r}: the teachers are {', '.join(teachers) or 'none (DISTILL.TEACHERS)'}")
+    return teachers[name]
+
+
+def _spec(model: nn.Module, address: str, channels: int) -> FeatureSpec:
+    spec = feature_spec(model, address)
+    return spec._replace(channels=channels) if channels else spec
+
+

@@ -1,0 +1,18 @@
+"""Datasets in PASCAL VOC and COCO format, registered with detectron2 and checked before training."""
+
+from det_distill.data.checks import check_datasets
+from det_distill.data.coco import register_coco
+from det_distill.data.from_config import register_from_config
+from det_distill.data.problems import DatasetError, DatasetProblem, DatasetReport
+from det_distill.data.voc import discover_classes, register_voc
+
+__all__ = [
+    "DatasetError",
+    "DatasetProblem",
+    "DatasetReport",
+    "check_datasets",
+    "discover_classes",
+    "register_coco",
+    "register_from_config",
+    "register_voc",
+]

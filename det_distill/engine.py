@@ -1,0 +1,115 @@
+"""detectron2's `DefaultTrainer` with exact resume, atomic checkpoints and distillation's own logging."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, default_setup
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.events import EventWriter
+from torch import nn
+
+from . import model_zoo
+from .checkpoint import StudentCheckpointer
+from .config import complete_config, get_cfg
+from .data import check_datasets, register_from_config
+from .data.loader import ResumableLoader, build_train_loader
+from .evaluation import DetectionEvaluator
+from .evaluation.reconstruction import ReconstructionEvaluator
+from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep
+from .printer import DistillationPrinter
+
+__all__ = ["Trainer", "load_config", "setup"]
+
+
+class Trainer(DefaultTrainer):
+    """Trains whatever ``MODEL.META_ARCHITECTURE`` names, distilled or not, from the same config and seeds.
+
+    What it adds to `DefaultTrainer`: a run that is resumed ends in the weights of one that was not interrupted, data
+    order and sampling included; checkpoints are written atomically; AP by VOC and COCO rules for any data set;
+    the teachers are measured once; hash biases are estimated before the first step.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._seed = RunSeed(cfg.SEED)
+        super().__init__(cfg)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Return `DefaultTrainer`'s hooks and ours."""
+        self.checkpointer = StudentCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=self.checkpointer.checkpointables["trainer"], seed=self._seed
+        )
+        name = os.path.basename(os.path.normpath(self.cfg.OUTPUT_DIR))
+        ours: list[HookBase] = [SeedEachStep(self._seed), CalibrateHashes(self.cfg.DISTILL.CALIBRATION_BATCHES)]
+        if self.cfg.DISTILL.EVAL_TEACHERS and len(self.cfg.DATASETS.TEST):
+            ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR))
+        return [*ours, *super().build_hooks(), ProgressBar(self.cfg.PROGRESS_BAR, name)]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return detectron2's writers, and one that prints the distillation terms."""
+        return [*super().build_writers(), DistillationPrinter()]
+
+    def build_train_loader(self, cfg: CfgNode) -> ResumableLoader:  # type: ignore[override]
+        """Return a loader whose stream depends on the run's seed alone."""
+        return build_train_loader(cfg, self._seed)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load ``MODEL.WEIGHTS``, or resume from the last readable checkpoint of ``OUTPUT_DIR``."""
+        super().resume_or_load(resume)
+        self.data_loader.start = self.start_iter
+
+    def _evaluate(self, model: Callable[..., Any]) -> dict[str, Any]:
+        return self.test(self.cfg, model)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Return AP by COCO and VOC rules; for paraphrasers, their reconstruction error."""
+        if cfg.MODEL.META_ARCHITECTURE == "ParaphraserPretrainer":
+            return ReconstructionEvaluator()
+        return DetectionEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+
+def load_config(path: str, options: list[str] | None = None) -> CfgNode:
+    """Return the config of a file (or zoo name) with command-line overrides; registers its data sets.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: with what is wrong in the file or the overrides.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.find_config(path))
+    complete_config(cfg)
+    cfg.merge_from_list(list(options or []))
+    complete_config(cfg)
+    register_from_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Return the config of detectron2's usual command line, checked against its data, with logging set up."""
+    cfg = load_config(args.config_file, args.opts)
+    default_setup(cfg, args)
+    classes_key = _classes_key(cfg)
+    check_datasets(cfg, _get(cfg, classes_key), classes_key=classes_key)
+    return cfg
+
+
+def _classes_key(cfg: CfgNode) -> str:
+    """The key with the class count that the trained detector is built for; "" where nothing is classified."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "Distiller":
+        architecture = cfg.DISTILL.STUDENT_ARCHITECTURE
+    heads = {"RetinaNet": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
+    return f"MODEL.{heads[architecture]}.NUM_CLASSES" if architecture in heads else ""
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    node: Any = cfg
+    for part in filter(None, key.split(".")):
+        node = node[part]
+    return node if key else None

@@ -1,0 +1,198 @@
+"""Trainer hooks: randomness by iteration, hash calibration, the teachers' AP, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+from tqdm import tqdm
+
+from .data.loader import seed_everything
+from .distiller import Distiller
+from .losses import LSH
+from .padding import image_sizes, valid_cells
+
+__all__ = ["CalibrateHashes", "EvaluateTeachers", "ProgressBar", "RunSeed", "SeedEachStep", "calibrate_hashes", "plain_model"]
+
+logger = logging.getLogger(__name__)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """Return the model inside a DistributedDataParallel wrapper, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+class RunSeed:
+    """The seed of a run, part of its checkpoint: a resumed run goes on with it, whatever it was told.
+
+    Args:
+        seed: negative: drawn at random, the same on every rank.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.value = seed if seed >= 0 else comm.shared_random_seed()
+
+    def __call__(self) -> int:
+        return self.value
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the seed."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take over a checkpoint's seed."""
+        self.value = int(state["value"])
+
+
+class SeedEachStep(HookBase):
+    """Seeds every generator before each step from (run's seed, rank, iteration).
+
+    Whatever a step draws, proposals to sample or noise, is then the same in a resumed run, without random states in
+    the checkpoint.
+    """
+
+    def __init__(self, seed: RunSeed) -> None:
+        self._seed = seed
+
+    def before_step(self) -> None:  # noqa: D102
+        seed_everything(self._seed(), comm.get_rank(), self.trainer.iter)
+
+
+class CalibrateHashes(HookBase):
+    """Before training, estimates the biases of `LSH` losses that ask for it, over a number of training batches.
+
+    The student only serves to sample proposals: its weights and statistics stay as they are. A resumed run finds
+    the biases in its checkpoint.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+
+    def before_train(self) -> None:  # noqa: D102
+        model = plain_model(self.trainer.model)
+        if not _waiting_hashes(model):
+            return
+        batches = [b for _, b in zip(range(self._batches), self.trainer.data_loader, strict=False)]
+        calibrate_hashes(model, batches)
+
+
+def _waiting_hashes(model: nn.Module) -> list[tuple[str, LSH]]:
+    if not isinstance(model, Distiller):
+        return []
+    return [
+        (name, loss)
+        for name, pair in model.distill.items()
+        for loss in pair.losses.values()  # type: ignore[union-attr,operator]
+        if isinstance(loss, LSH) and loss.needs_calibration
+    ]
+
+
+@torch.no_grad()
+def calibrate_hashes(model: Distiller, batches: Iterable[Any]) -> None:
+    """Estimate the bias of every `LSH` loss of `model` that needs it from the teachers' features on `batches`.
+
+    The student runs in training mode, because that is when it samples proposals, but its batch-normalisation
+    statistics and the random stream are left as they were.
+
+    Args:
+        model: a distiller.
+        batches: training batches; each is run once.
+    """
+    waiting = _waiting_hashes(model)
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    with torch.random.fork_rng(), EventStorage():
+        for batch in tqdm(batches, desc="estimating hash biases", disable=None, leave=False):
+            _, _, seen = model.observe(batch)
+            for name, loss in waiting:
+                address, feature, stride = model.teacher_feature(name, seen)
+                loss.observe(feature, valid_cells(feature, stride, image_sizes(batch)))
+    for name, loss in waiting:
+        loss.calibrate()
+        logger.info("hash bias of %s: mean %.4g over %d hashes", name, loss.bias.mean(), loss.bias.numel())
+    for module, mode in modes.items():
+        module.training = mode
+
+
+class EvaluateTeachers(HookBase):
+    """Measures each teacher once, before the first step, and logs it beside the student's numbers.
+
+    Results go to ``teachers.json`` in the output folder and, as ``<teacher>/bbox/AP`` and so on, to the trainer's
+    writers. A badly loaded teacher shows here, not after a day. Skipped where the teacher's class count is not that of
+    the data.
+
+    Args:
+        evaluate: ``(callable model) -> results``.
+        folder: the run's output folder.
+    """
+
+    def __init__(self, evaluate: Callable[[Callable[..., Any]], dict[str, Any]], folder: str) -> None:
+        self._evaluate, self._file = evaluate, Path(folder) / "teachers.json"
+
+    def before_train(self) -> None:  # noqa: D102
+        model = plain_model(self.trainer.model)
+        teachers = model.teachers if isinstance(model, Distiller) else {}
+        known = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        for name, teacher in teachers.items():
+            entry = known.get(name)
+            if entry is None or entry["fingerprint"] != teacher.fingerprint:
+                logger.info("measuring teacher %s (weights %s) once", name, teacher.fingerprint)
+                entry = {"fingerprint": teacher.fingerprint, "results": self._evaluate(teacher.predict)}
+                known[name] = entry
+            for key, value in flatten_results_dict(entry["results"]).items():
+                self.trainer.storage.put_scalar(f"{name}/{key}", value, smoothing_hint=False)
+        if teachers and comm.is_main_process():
+            self._file.write_text(json.dumps(known, indent=1))
+
+
+class ProgressBar(HookBase):
+    """A bar on standard error: iterations, remaining time, and the current value of each loss.
+
+    Args:
+        show: ``"on"``, ``"off"``, or ``"auto"``: if standard error is a terminal.
+        name: shown in front.
+    """
+
+    def __init__(self, show: str, name: str) -> None:
+        terminal = sys.stderr.isatty()
+        self._on = comm.is_main_process() and (show == "on" or (show == "auto" and terminal))
+        self._every = 10 if terminal else 50
+        self._name, self._interval = name, 0.2 if terminal else 10.0
+        self._bar: tqdm | None = None
+
+    def before_train(self) -> None:  # noqa: D102
+        if self._on:
+            self._bar = tqdm(
+                total=self.trainer.max_iter,
+                initial=self.trainer.start_iter,
+                desc=self._name,
+                unit="it",
+                mininterval=self._interval,
+                dynamic_ncols=True,
+            )
+
+    def after_step(self) -> None:  # noqa: D102
+        if self._bar is None:
+            return
+        if self.trainer.iter % self._every == 0:
+            history = self.trainer.storage.histories()
+            losses = {n: f"{h.latest():.3g}" for n, h in history.items() if "loss" in n or "distill" in n}
+            self._bar.set_postfix(losses, refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:  # noqa: D102
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,114 @@
+"""The registry border: `Distiller` and `ParaphraserPretrainer` as detectron2 meta-architectures, named in YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import EventStorage, get_event_storage
+
+from . import distiller, paraphrasers
+from .adapters import Paraphraser
+from .config import build_pairs, build_student, build_teacher, build_teachers, complete_config
+from .taps import feature_spec
+
+
+__all__ = ["Distiller", "ParaphraserPretrainer"]
+
+
+def _storage() -> EventStorage | None:
+    try:
+        return get_event_storage()
+    except AssertionError:
+        return None
+
+
+@META_ARCH_REGISTRY.register()
+class Distiller(distiller.Distiller):
+    """`det_distill.distiller.Distiller` that a config builds: ``MODEL.META_ARCHITECTURE: "Distiller"``.
+
+    The schedules' clock is the trainer's iteration; outside of a trainer, the number of training forwards.
+    """
+
+    @configurable
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build student, teachers and pairs; the random stream is left where the plain student leaves it."""
+        student = build_student(cfg)
+        if not cfg.DISTILL.ENABLED:
+            return {"student": student}
+        cfg = cfg.clone()
+        complete_config(cfg)
+        with torch.random.fork_rng():
+            teachers = build_teachers(cfg)
+            pairs = build_pairs(cfg, student, teachers)
+        return {"student": student, "pairs": pairs, "teachers": teachers}
+
+    @property
+    def iteration(self) -> int:
+        """The trainer's iteration."""
+        storage = _storage()
+        return super().iteration if storage is None or self._clock else int(storage.iter)
+
+
+@META_ARCH_REGISTRY.register()
+class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
+    """`ParaphraserTrainee` that a config builds: paraphrasers for every ``FactorTransfer`` pair of one teacher."""
+
+    @configurable
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the teacher, and a paraphraser per address with the pair's RATE and BATCH_NORM.
+
+        Raises:
+            ValueError: no such pair, or two that want different paraphrasers at one address.
+        """
+        cfg = cfg.clone()
+        complete_config(cfg)
+        name = cfg.DISTILL.PARAPHRASER.TEACHER or next(iter(cfg.DISTILL.TEACHERS), "")
+        if name not in cfg.DISTILL.TEACHERS or (len(cfg.DISTILL.TEACHERS) > 1 and not cfg.DISTILL.PARAPHRASER.TEACHER):
+            raise ValueError(
+                f"DISTILL.PARAPHRASER.TEACHER {name!r}: name one of {', '.join(cfg.DISTILL.TEACHERS) or 'none'}"
+            )
+        teacher = build_teacher(cfg, name)
+        sites = {
+            address: Paraphraser(
+                int(feature_spec(teacher.model, address).channels or 0), rate, batch_norm=batch_norm
+            )
+            for address, (rate, batch_norm) in _wanted_sites(cfg, name).items()
+        }
+        return {
+            "teacher": teacher,
+            "sites": sites,
+            "p": cfg.DISTILL.PARAPHRASER.P,
+            "input_format": cfg.INPUT.FORMAT,
+            "log": _log,
+        }
+
+
+def _log(name: str, value: float) -> None:
+    storage = _storage()
+    if storage is not None:
+        storage.put_scalar(name, value)
+
+
+def _wanted_sites(cfg: CfgNode, teacher: str) -> dict[str, tuple[float, bool]]:
+    sites: dict[str, tuple[float, bool]] = {}
+    for name, node in cfg.DISTILL.PAIRS.items():
+        if node.METHOD != "FactorTransfer" or node.TEACHER_NAME not in ("", teacher):
+            continue
+        for address in [node.TEACHER] if node.TEACHER else [node.AT] if isinstance(node.AT, str) else node.AT:
+            wanted = (node.RATE, node.BATCH_NORM)
+            if sites.setdefault(address, wanted) != wanted:
+                raise ValueError(f"DISTILL.PAIRS.{name}: another pair wants a different paraphraser at {address!r}")
+    if not sites:
+        raise ValueError(f"no FactorTransfer pair of teacher {teacher!r} says where paraphrasers are to be trained")
+    return sites

@@ -1,0 +1,227 @@
+"""Record what named parts of a model compute, without touching the model.
+
+An *address* is the path of a module, as in ``model.named_modules()``, followed by
+
+* nothing: the module's output                       ``roi_heads.box_head``
+* ``:key`` (several in a row): a part of that output  ``backbone:p3``, ``roi_heads.box_predictor:0``
+* ``@input``: the module's first positional input     ``roi_heads.box_predictor@input``
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AddressError", "FeatureSpec", "FeatureTap", "TapError", "feature_spec", "resolve"]
+
+
+class AddressError(ValueError):
+    """An address that names nothing in the model; raised when things are built."""
+
+
+class TapError(RuntimeError):
+    """A tap that did not record exactly one intact value in a forward pass."""
+
+
+class FeatureSpec(NamedTuple):
+    """What is known of a feature before anything runs: channels, and input pixels per cell."""
+
+    channels: int | None = None
+    stride: int | None = None
+
+
+class _Address(NamedTuple):
+    text: str
+    module: str
+    is_input: bool
+    keys: tuple[str, ...]
+
+
+def _parse(address: str) -> _Address:
+    head, *keys = address.split(":")
+    path, at, what = head.partition("@")
+    if at and what != "input":
+        raise AddressError(f"address {address!r}: after '@' only 'input' is known, not {what!r}")
+    if not path or not all(keys):
+        raise AddressError(
+            f"address {address!r} is not of the form 'module.path', 'module.path:key' or 'module.path@input'"
+        )
+    return _Address(address, path, bool(at), tuple(keys))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    names = [n for n in names if n]
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
+    return ", ".join(close)
+
+
+def resolve(model: nn.Module, address: str) -> nn.Module:
+    """Return the module that `address` names.
+
+    Raises:
+        AddressError: no such module; the message lists the nearest names.
+    """
+    path = _parse(address).module
+    modules = dict(model.named_modules())
+    if path not in modules:
+        raise AddressError(
+            f"address {address!r}: {type(model).__name__} has no module {path!r}. "
+            f"Nearest: {_nearest(path, modules)}"
+        )
+    return modules[path]
+
+
+def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
+    """Return channels and stride of the feature at `address`, as far as the model declares them.
+
+    Read from the module's ``output_shape`` (a ``ShapeSpec`` or a mapping of them, as detectron2's backbones and
+    heads have it), from the width of a linear or convolution layer, or, for an ``@input``, from the only
+    width that the linear layers directly inside the module accept. Unknown values are None.
+
+    Raises:
+        AddressError: no such module, or a key that ``output_shape`` does not list.
+    """
+    parsed = _parse(address)
+    module = resolve(model, address)
+    if parsed.is_input:
+        return FeatureSpec(channels=_only_width(module, "in_features", parsed.keys))
+    shape = getattr(module, "output_shape", None)
+    shape = shape() if callable(shape) else shape
+    if isinstance(shape, Mapping):
+        if len(parsed.keys) != 1 or parsed.keys[0] not in shape:
+            raise AddressError(
+                f"address {address!r}: {parsed.module!r} gives {', '.join(map(str, shape))}; "
+                f"write for example '{parsed.module}:{next(iter(shape))}'"
+            )
+        shape = shape[parsed.keys[0]]
+    if shape is not None:
+        return FeatureSpec(getattr(shape, "channels", None), getattr(shape, "stride", None))
+    if isinstance(module, nn.Linear):
+        return FeatureSpec(channels=module.out_features)
+    if isinstance(module, nn.Conv2d):
+        return FeatureSpec(channels=module.out_channels)
+    if parsed.keys == ("0",) and isinstance(getattr(module, "cls_score", None), nn.Linear):
+        return FeatureSpec(channels=module.cls_score.out_features)
+    return FeatureSpec()
+
+
+def _only_width(module: nn.Module, attribute: str, keys: Sequence[str]) -> int | None:
+    layers = [module, *module.children()]
+    widths = {getattr(m, attribute) for m in layers if isinstance(m, nn.Linear)}
+    return widths.pop() if len(widths) == 1 and not keys else None
+
+
+def _pick(value: Any, address: _Address) -> Any:
+    for key in address.keys:
+        try:
+            if isinstance(value, Mapping):
+                value = value[key] if key in value else value[int(key)]
+            else:
+                value = value[int(key)]
+        except (KeyError, IndexError, ValueError, TypeError):
+            if isinstance(value, Mapping):
+                has = "the keys " + ", ".join(map(str, value))
+            elif isinstance(value, (list, tuple)):
+                has = f"{len(value)} entries"
+            else:
+                has = f"a {type(value).__name__}"
+            raise TapError(f"tap {address.text!r}: no {key!r} in the value, which has {has}") from None
+    return value
+
+
+class _Recorder:
+    """Hook bodies of one recording: fills `values`, remembers each tensor's version."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.versions: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+
+    def take(self, address: _Address, value: Any) -> None:
+        self.counts[address.text] = self.counts.get(address.text, 0) + 1
+        value = _pick(value, address)
+        self.values[address.text] = value
+        if isinstance(value, Tensor):
+            self.versions[address.text] = value._version
+
+    def check(self, addresses: Iterable[str]) -> None:
+        for text in addresses:
+            count = self.counts.get(text, 0)
+            if count == 0:
+                raise TapError(f"tap {text!r} recorded nothing: that module did not run in this forward pass")
+            if count > 1:
+                raise TapError(
+                    f"tap {text!r} ran {count} times in one forward pass, so only its last value would be kept. "
+                    "Tap the module around it and pick the entry, for example 'proposal_generator.rpn_head:0:2'"
+                )
+            value = self.values[text]
+            if isinstance(value, Tensor) and value._version != self.versions[text]:
+                raise TapError(
+                    f"the tensor at tap {text!r} was overwritten in place after it was recorded; "
+                    "tap the module that overwrites it (a stage's or block's output) instead"
+                )
+
+
+class FeatureTap:
+    """Records values at `addresses` while a `record()` block is open; outside of it the model has no hooks.
+
+    Args:
+        model: any module; it is not changed.
+        addresses: see the head of this file.
+
+    Raises:
+        AddressError: an address that names no module.
+    """
+
+    def __init__(self, model: nn.Module, addresses: Iterable[str]) -> None:
+        self._addresses = {text: _parse(text) for text in addresses}
+        self._modules = {text: resolve(model, text) for text in self._addresses}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address that this tap can record."""
+        return tuple(self._addresses)
+
+    @contextmanager
+    def record(self, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Open a recording; yields the dict that the forward pass inside the block fills.
+
+        Args:
+            only: record just these addresses (default: all).
+
+        Raises:
+            TapError: at the end of the block, when an address was not reached, was reached more than once, or its
+                tensor was overwritten in place; not raised over an exception of the block itself.
+        """
+        wanted = [a for t, a in self._addresses.items() if only is None or t in only]
+        recorder = _Recorder()
+        handles = []
+        try:
+            for address in wanted:
+                handles.append(self._hook(address, recorder))
+            yield recorder.values
+        finally:
+            for handle in handles:
+                handle.remove()
+        recorder.check(a.text for a in wanted)
+
+    def _hook(self, address: _Address, recorder: _Recorder) -> torch.utils.hooks.RemovableHandle:
+        module = self._modules[address.text]
+        if address.is_input:
+
+            def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+                if not args:
+                    raise TapError(f"tap {address.text!r}: the module was called without positional input")
+                recorder.take(address, args[0])
+
+            return module.register_forward_pre_hook(before)
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            recorder.take(address, output)
+
+        return module.register_forward_hook(after)

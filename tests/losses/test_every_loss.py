@@ -1,0 +1,216 @@
+"""What holds for every loss of `det_distill.losses`. A new loss is one line in `BUILD`."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import det_distill.losses as losses
+from det_distill.losses import L2, LSH, FactorTransfer
+
+DIM = 6
+
+
+def lsh(**options):
+    return LSH.random(DIM, 16, std=0.5, generator=torch.Generator().manual_seed(7), **options)
+
+
+BUILD = {
+    **{
+        f"FactorTransfer-p{p}-{r}": lambda p=p, r=r: FactorTransfer(p, r)
+        for p, r in itertools.product((1, 2), ("mean", "sum", "scaled"))
+    },
+    "L2": L2,
+    **{f"LSH-{d}": lambda d=d: lsh(distance=d) for d in ("bce", "l1", "l2")},
+    "LSH-bce-guarded": lambda: lsh(max_norm_ratio=1.5),
+    "LSH-l2-guarded": lambda: lsh(distance="l2", max_norm_ratio=1.5),
+}
+NOT_ZERO_AT_EQUALITY = {"LSH-bce", "LSH-bce-guarded"}  # BCE against bits has no zero
+SHAPES = {"rows": (5, DIM), "map": (2, DIM, 4, 3)}
+
+
+@pytest.fixture(params=BUILD)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def loss(name):
+    return BUILD[name]()
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+def shape(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def value_and_grad(loss, student, teacher, *args):
+    student = student.detach().clone().requires_grad_()
+    value = loss(student, teacher, *args)
+    (grad,) = torch.autograd.grad(value, student)
+    return value.detach(), grad
+
+
+def test_every_public_loss_is_covered_here():
+    public = {n for n in losses.__all__ if inspect.isclass(getattr(losses, n))}
+    public = {n for n in public if issubclass(getattr(losses, n), nn.Module)}
+    assert public == {type(build()).__name__ for build in BUILD.values()}
+
+
+def test_the_value_is_a_positive_float32_scalar(loss, shape):
+    value = loss(torch.randn(shape), torch.randn(shape))
+    assert value.shape == () and value.dtype == torch.float32 and value > 0
+
+
+@pytest.mark.parametrize("name", sorted(BUILD.keys() - NOT_ZERO_AT_EQUALITY))
+def test_equal_features_give_zero_and_zero_gradient(name, loss, shape):
+    feature = torch.randn(shape)
+    value, grad = value_and_grad(loss, feature, feature.clone())
+    assert value == 0 and not grad.any()
+
+
+def test_a_loss_has_no_parameters(loss):
+    assert not list(loss.parameters())
+
+
+def test_only_the_student_gets_a_gradient(loss, shape):
+    student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
+    loss(student, teacher).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+def test_gradcheck_in_float64(loss, shape):
+    loss = loss.double()
+    student, teacher = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    assert loss(student, teacher).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student.requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(0, DIM), (0, DIM, 4, 3), (2, DIM, 0, 3)])
+def test_no_rows_and_no_cells_give_a_zero_that_is_attached_to_the_graph(loss, shape):
+    student = torch.randn(shape, requires_grad=True)
+    value = loss(student, torch.randn(shape))
+    value.backward()
+    assert value == 0 and student.grad.shape == student.shape
+
+
+@pytest.mark.parametrize("zero", ["student", "teacher", "both"])
+def test_all_zero_features_give_finite_values_and_gradients(loss, shape, zero):
+    student = torch.zeros(shape) if zero != "teacher" else torch.randn(shape)
+    teacher = torch.zeros(shape) if zero != "student" else torch.randn(shape)
+    value, grad = value_and_grad(loss, student, teacher)
+    assert value.isfinite() and grad.isfinite().all()
+
+
+def test_a_single_element_gives_a_finite_value(name, loss):
+    narrow = LSH(torch.ones(1, 1), distance=loss.distance) if isinstance(loss, LSH) else loss
+    for shape in ((1, 1), (1, 1, 1, 1)):
+        value, grad = value_and_grad(narrow, torch.tensor(2.0).view(shape), torch.tensor(-3.0).view(shape))
+        assert value.isfinite() and grad.isfinite().all() and value > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_computed_in_float32(loss, shape, dtype):
+    student, teacher = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    value, grad = value_and_grad(loss, student, teacher)
+    expected, expected_grad = value_and_grad(loss, student.float(), teacher.float())
+    assert value.dtype == torch.float32 and grad.dtype == dtype
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad, expected_grad.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing(loss, shape, dtype):
+    student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    expected, expected_grad = value_and_grad(loss, student, teacher)
+    with torch.autocast("cpu", dtype=dtype):
+        value = loss(student, teacher)
+    value.backward()  # outside, as trainers do
+    assert value.item() == expected.item() and torch.equal(student.grad, expected_grad)
+
+
+def test_float16_features_whose_squares_overflow_are_no_problem(loss, shape):
+    student, teacher = torch.full(shape, 6e4).half(), torch.full(shape, -6e4).half()
+    assert loss(student, teacher).isfinite()
+
+
+def padded(sizes, height, width, fill):
+    """A batch of maps (B, DIM, height, width) with `fill` outside each image's size, and its mask."""
+    batch, valid = (
+        torch.full((len(sizes), DIM, height, width), fill),
+        torch.zeros(len(sizes), 1, height, width),
+    )
+    for image, mask, (h, w) in zip(batch, valid, sizes, strict=True):
+        image[:, :h, :w] = torch.randn(DIM, h, w)
+        mask[:, :h, :w] = 1
+    return batch, valid.bool()
+
+
+@pytest.mark.parametrize("fill", [3.0, float("inf"), float("nan")])
+def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(loss, fill):
+    sizes = [(4, 5), (2, 3), (1, 1)]
+    student, valid = padded(sizes, 4, 5, fill)
+    teacher, _ = padded(sizes, 4, 5, -fill)
+    value, grad = value_and_grad(loss, student, teacher, valid)
+    total, expected_grad = 0.0, torch.zeros_like(student)
+    for i, (h, w) in enumerate(sizes):
+        one, one_grad = value_and_grad(loss, student[i : i + 1, :, :h, :w], teacher[i : i + 1, :, :h, :w])
+        total += one.item() / len(sizes)
+        expected_grad[i, :, :h, :w] = one_grad[0] / len(sizes)
+    assert value.item() == pytest.approx(total, rel=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_mask_that_is_true_everywhere_equals_no_mask(loss):
+    student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
+    masked = loss(student, teacher, torch.ones(2, 1, 4, 3, dtype=torch.bool))
+    torch.testing.assert_close(masked, loss(student, teacher), rtol=1e-6, atol=0)
+
+
+def test_an_image_without_a_valid_cell_counts_as_zero(loss):
+    student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
+    valid = torch.ones(2, 1, 4, 3, dtype=torch.bool)
+    valid[1] = False
+    value, grad = value_and_grad(loss, student, teacher, valid)
+    torch.testing.assert_close(value, loss(student[:1], teacher[:1]) / 2, rtol=1e-6, atol=0)
+    assert grad[0].any() and not grad[1].any()
+    nothing, grad = value_and_grad(loss, student, teacher, torch.zeros_like(valid))
+    assert nothing == 0 and not grad.any()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        ((5, 4), (5, DIM), [r"\(5, 4\)", rf"\(5, {DIM}\)", rf"Linear\(4, {DIM}\)"]),
+        ((2, 4, 3, 3), (2, DIM, 3, 3), [rf"Conv1x1\(4, {DIM}\)", rf"Translator\(4, {DIM}\)"]),
+        ((2, DIM, 3, 3), (2, DIM, 4, 3), ["map sizes", "crop or resize"]),
+        ((5, DIM), (4, DIM), ["counts", "same RoIs"]),
+        ((2, DIM, 3, 3), (2, DIM), ["two sets of rows"]),
+        ((2, 3, DIM), (2, 3, DIM), ["two sets of rows"]),
+    ],
+)
+def test_shapes_that_cannot_be_compared_are_named_with_what_to_do(loss, student, teacher, words):
+    for word in words:
+        with pytest.raises(ValueError, match=word):
+            loss(torch.zeros(student), torch.zeros(teacher))
+
+
+@pytest.mark.parametrize(
+    "valid", [torch.ones(2, 4, 3).bool(), torch.ones(2, 1, 4, 3), torch.ones(2, DIM, 4, 3).bool()]
+)
+def test_a_mask_of_another_shape_or_type_is_an_error(loss, valid):
+    with pytest.raises(ValueError, match=r"bool mask of shape \(2, 1, 4, 3\)"):
+        loss(torch.zeros(2, DIM, 4, 3), torch.zeros(2, DIM, 4, 3), valid)
+
+
+def test_a_mask_for_rows_is_an_error(loss):
+    with pytest.raises(ValueError, match="goes with maps"):
+        loss(torch.zeros(5, DIM), torch.zeros(5, DIM), torch.ones(5, 1).bool())

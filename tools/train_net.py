@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Train, resume or evaluate a config: a detector, a distilled detector, or a teacher's paraphrasers.
+
+    python tools/train_net.py --config-file CONFIG [--resume] [--eval-only] [--num-gpus N] [KEY VALUE ...]
+
+The options are those of detectron2's own tools/train_net.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from detectron2.engine import default_argument_parser, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from det_distill.checkpoint import StudentCheckpointer
+from det_distill.engine import Trainer, setup
+
+
+def main(args: argparse.Namespace) -> Any:
+    """Run in each process."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    if not arguments.config_file:
+        sys.exit("train_net.py: --config-file is missing: name a YAML file or a config of the model zoo")
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_net.py: {error}")
