@@ -14,7 +14,7 @@ from torch import nn
 from . import model_zoo
 from .checkpoint import load_teacher_weights
 from .methods import METHODS, Side, method_options
-from .modeling import add_timm_config
+from .modeling import add_timm_config, add_vgg_config
 from .pairs import Pair, Pairs
 from .taps import FeatureSpec, feature_spec
 from .teachers import Teacher, Teachers, as_teacher
@@ -63,6 +63,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     # a progress bar with remaining time on standard error: "auto" (if it is a terminal), "on", "off"
     cfg.PROGRESS_BAR = "auto"
     add_timm_config(cfg)
+    add_vgg_config(cfg)
 
 
 def get_cfg() -> CfgNode:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, default_setup
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
-from torch import nn
+from detectron2.utils.logger import setup_logger
 
 from . import model_zoo
 from .checkpoint import StudentCheckpointer
@@ -25,6 +27,8 @@ from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, Seed
 from .printer import DistillationPrinter
 
 __all__ = ["Trainer", "load_config", "setup"]
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -86,6 +90,9 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
     cfg.merge_from_list(list(options or []))
     complete_config(cfg)
     register_from_config(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %r but there is no usable GPU: running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
 
@@ -94,6 +101,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Return the config of detectron2's usual command line, checked against its data, with logging set up."""
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_distill", abbrev_name="dd")
     classes_key = _classes_key(cfg)
     check_datasets(cfg, _get(cfg, classes_key), classes_key=classes_key)
     return cfg

@@ -14,7 +14,7 @@ __all__ = ["image_sizes", "valid_cells"]
 def image_sizes(batch: Any) -> list[tuple[int, int]] | None:
     """Return (height, width) in pixels of each image of a list of dicts with ``image``, (C, H, W); None for others."""
     try:
-        sizes = [x["image"].shape[-2:] for x in batch]
+        sizes = [tuple(x["image"].shape[-2:]) for x in batch]
     except (TypeError, KeyError, IndexError, AttributeError):
         return None
     return [(int(h), int(w)) for h, w in sizes]

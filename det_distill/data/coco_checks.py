@@ -32,7 +32,9 @@ class CocoChecker:
         """Check a whole file: an object with the lists images, annotations and categories."""
         categories = self._entries(content["categories"], "category", ("id", "name"))
         images = self._entries(content["images"], "image", ("id", "file_name", "width", "height"))
-        annotations = self._entries(content["annotations"], "annotation", ("id", "image_id", "category_id"))
+        annotations = self._entries(
+            content["annotations"], "annotation", ("id", "image_id", "category_id", "bbox")
+        )
         for label, entries in (("category", categories), ("image", images), ("annotation", annotations)):
             self._unique(entries, label)
         ids = {entry["id"] for entry in categories}
@@ -48,7 +50,7 @@ class CocoChecker:
         """The entries that have all keys; the others are reported."""
         good = []
         for number, entry in enumerate(entries):
-            missing = [key for key in keys if not isinstance(entry, dict) or entry.get(key) is None]
+            missing = [key for key in keys if not isinstance(entry, dict) or entry.get(key) in (None, [])]
             if missing:
                 self.report.add("broken json entry", f"{label} number {number}", f"no {', '.join(missing)}")
             elif not all(isinstance(entry[key], int) for key in keys if key.endswith("id")):

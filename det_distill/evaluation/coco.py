@@ -24,8 +24,8 @@ class CocoPrecision:
     """COCO's precision table.
 
     Attributes:
-        table: (T, R, C, A) precision at T = 10 overlaps (0.50, 0.55, ..., 0.95), R = 101 recalls, C classes and
-            A = 4 areas (all, small below 32^2, medium, large from 96^2 square pixels); -1 where no object
+        table: (T, R, C, A) precision at T = 10 overlaps (0.50, 0.55, ..., 0.95), R = 101 recalls, C classes
+            and A = 4 areas (all, small below 32^2, medium, large from 96^2 square pixels); -1 where no object
             counts.
     """
 

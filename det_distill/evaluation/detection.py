@@ -25,9 +25,9 @@ class DetectionEvaluator(DatasetEvaluator):
 
     Results, in percent; NaN for what has no object in the dataset; all 0 without any detection:
 
-    * "bbox", by COCO rules: AP (mean over overlaps 0.50 to 0.95), AP50, AP75, APs, APm, APl (areas split at 32^2
-      and 96^2 square pixels), and per class AP-<class> and AP50-<class>.  Objects marked difficult are ordinary
-      objects, as in detectron2's conversion to COCO; crowds (iscrowd) are respected.
+    * "bbox", by COCO rules: AP (mean over overlaps 0.50 to 0.95), AP50, AP75, APs, APm, APl (areas split at
+      32^2 and 96^2 square pixels), and per class AP-<class> and AP50-<class>.  Objects marked difficult are
+      ordinary objects, as in detectron2's conversion to COCO; crowds (iscrowd) are respected.
     * "voc", by VOC rules at overlap 0.5: AP50 (area, the rule since 2010), AP50-11point (2007) and per class
       AP50-<class> (area).  Objects marked difficult are ignored, and so are crowds.
 
@@ -60,8 +60,8 @@ class DetectionEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with "image_id".
-            outputs: dicts with "instances": pred_boxes (x0, y0, x1, y1 in pixels of the original image), scores
-                and pred_classes.
+            outputs: dicts with "instances": pred_boxes (x0, y0, x1, y1 in pixels of the original image),
+                scores and pred_classes.
 
         Raises:
             KeyError: an image is not in the dataset.
@@ -89,7 +89,7 @@ class DetectionEvaluator(DatasetEvaluator):
             return OrderedDict()
         detections = self._columns({index: rows for part in gathered for index, rows in part.items()})
         if self._output_dir is not None:
-            self._write(detections)
+            self._write(detections, self._output_dir)
         return OrderedDict(bbox=self._by_coco_rules(detections), voc=self._by_voc_rules(detections))
 
     def _columns(self, found: Mapping[int, np.ndarray]) -> Detections:
@@ -126,7 +126,7 @@ class DetectionEvaluator(DatasetEvaluator):
         )
         return {key: 100 * float(value) for key, value in result.items()}
 
-    def _write(self, detections: Detections) -> None:
+    def _write(self, detections: Detections, folder: Path) -> None:
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
         category_ids = {contiguous: own for own, contiguous in ids.items()}
         rows = [
@@ -141,8 +141,8 @@ class DetectionEvaluator(DatasetEvaluator):
                 strict=True,
             )
         ]
-        self._output_dir.mkdir(parents=True, exist_ok=True)
-        (self._output_dir / "coco_instances_results.json").write_text(json.dumps(rows))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "coco_instances_results.json").write_text(json.dumps(rows))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -17,7 +17,7 @@ class ReconstructionEvaluator(DatasetEvaluator):
     """Averages, over batches, the raw and the scaled reconstruction error of each site.
 
     Takes the output of `ParaphraserTrainee` in eval mode, ``{site: (raw, scaled)}``; returns
-    ``{"reconstruction": {"<site>": raw, "<site>-scaled": scaled}}``.
+    ``{"reconstruction": {"<site>": raw, "<site>_scaled": scaled}}``.
     """
 
     def reset(self) -> None:
@@ -36,5 +36,5 @@ class ReconstructionEvaluator(DatasetEvaluator):
         table: OrderedDict[str, float] = OrderedDict()
         for site in errors[0] if errors else ():
             raw, scaled = np.mean([e[site] for e in errors], axis=0)
-            table[site], table[f"{site}-scaled"] = float(raw), float(scaled)
+            table[site], table[f"{site}_scaled"] = float(raw), float(scaled)
         return OrderedDict(reconstruction=dict(table))

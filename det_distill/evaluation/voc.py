@@ -35,9 +35,9 @@ def voc_average_precision(
 
     Per class, detections are taken by descending score (equal scores in the given order).  Each is compared
     with the object of its image and class that it overlaps most.  If that overlap is above `iou` (strictly):
-    the detection is ignored if the object is difficult (or a COCO crowd, which VOC does not know), right if it
-    is the first on this object, wrong if it is a later one.  Otherwise it is wrong.  Recall is divided by the
-    number of objects that are neither difficult nor crowd.
+    the detection is ignored if the object is difficult (or a COCO crowd, which VOC does not know), right if
+    it is the first on this object, wrong if it is a later one.  Otherwise it is wrong.  Recall is divided by
+    the number of objects that are neither difficult nor crowd.
 
     Args:
         detections: any order.
@@ -88,7 +88,7 @@ def area_under_envelope(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def eleven_point_mean(recall: np.ndarray, precision: np.ndarray) -> float:
-    """The mean over r = 0, 0.1, ..., 1 of the best precision at recall >= r, 0 where there is none (VOC 2007).
+    """The mean over r = 0, 0.1, ..., 1 of the best precision at recall >= r, 0 if there is none (VOC 2007).
 
     Args:
         recall: (N,) ascending.

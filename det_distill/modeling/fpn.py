@@ -6,7 +6,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 
 def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """The FPN of ``MODEL.FPN`` on ``bottom_up``, with a level more by subsampling, as on detectron2's ResNets.
+    """The FPN of ``MODEL.FPN`` on ``bottom_up``, with one more by subsampling, as on detectron2's ResNets.
 
     A feature of stride ``2**k`` becomes level ``p<k>``.
 

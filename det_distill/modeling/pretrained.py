@@ -24,6 +24,8 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import Tensor
 
+from .timm_backbone import import_timm
+
 PREFIX = "wheel://"
 
 
@@ -115,8 +117,7 @@ def convert_to_timm(name: str, stored: dict[str, Tensor]) -> dict[str, Tensor]:
         ValueError: another number of tensors, or one whose shape or kind (``weight``, ``running_mean``, ...)
             differs.
     """
-    import timm
-
+    timm = import_timm()
     with torch.device("meta"):
         complete = timm.create_model(name).state_dict()
         features = timm.create_model(name, features_only=True).state_dict()

@@ -64,7 +64,7 @@ class TimmBackbone(Backbone):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        timm = _import_timm()
+        timm = import_timm()
         wanted = [_stride_of(feature) for feature in out_features]
         with torch.device("meta"):
             levels = _level_of_stride(_create(timm, name, in_channels, None), name)
@@ -121,12 +121,13 @@ class TimmBackbone(Backbone):
         return still
 
 
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """The package timm, or an ImportError that says how to install it."""
     try:
         import timm
     except ImportError as error:
         raise ImportError(
-            "A timm backbone needs the package timm: install it with `pip install det_distill[timm]`."
+            "A timm backbone needs the package timm: `pip install det_distill[timm]`."
         ) from error
     return timm
 
@@ -178,7 +179,7 @@ def _drop_behind(body: nn.Module, module: str) -> None:
 
 
 def _modules_through(body: nn.Module, name: str, freeze_at: int) -> Iterator[str]:
-    """Names of all modules, in order of definition, to the end of that with the map of stride ``2**freeze_at``."""
+    """Names of the modules, in definition order, to the end of that with the map of stride 2**freeze_at."""
     if freeze_at <= 0:
         return
     info: Any = body.feature_info

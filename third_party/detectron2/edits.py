@@ -21,7 +21,9 @@ NUMPY = "numpy 1.24 removed its aliases of Python's own types"
 CAFFE2 = "caffe2 is no longer part of torch; tracing and scripting need none of it"
 NO_EXTENSION = "there is no compiled extension here"
 SET = "random.sample refuses a set since Python 3.11; sorted, so that the draw depends on the seed alone"
-SCHEDULER = "since torch 2.0 its own schedulers are LRScheduler, not _LRScheduler: they were not saved or resumed"
+SCHEDULER = (
+    "since torch 2.0 its own schedulers are LRScheduler, not _LRScheduler: they were not saved or resumed"
+)
 BLACK = "black only formats the text; without it the text is returned as it is"
 MESHGRID = "torch warns at every call that says nothing of the indexing, and will require it"
 PKG_RESOURCES = "new setuptools no longer brings pkg_resources"
@@ -61,7 +63,8 @@ EDITS = (
     Edit("model_zoo/model_zoo.py", "import pkg_resources\n", "", PKG_RESOURCES),
     Edit(
         "model_zoo/model_zoo.py",
-        'pkg_resources.resource_filename(\n        "detectron2.model_zoo", os.path.join("configs", config_path)\n    )',
+        'pkg_resources.resource_filename(\n        "detectron2.model_zoo", os.path.join("configs", config_path)\n'
+        "    )",
         'os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", config_path)',
         PKG_RESOURCES,
     ),
@@ -86,7 +89,9 @@ EDITS = (
     Edit(
         "evaluation/fast_eval_api.py",
         "from detectron2 import _C\n",
-        "from detectron2 import _C\nfrom detectron2._C import COCOevalAccumulate, COCOevalEvaluateImages  # noqa\n",
+        "from detectron2 import _C\n\n"
+        'if not hasattr(_C, "COCOevalAccumulate"):\n'
+        '    raise ImportError("COCOeval_opt needs the compiled extension; pycocotools has COCOeval")\n',
         NO_EXTENSION + ": the import of the C++ evaluator must fail, so that users of it can fall back",
     ),
     Edit(
@@ -122,7 +127,7 @@ def apply_edits(package: Path, edits: tuple[Edit, ...] = EDITS) -> None:
         found = text.count(edit.old)
         if found != edit.count:
             raise RuntimeError(
-                f"cannot edit detectron2/{edit.file}: {edit.old!r} occurs {found} times, expected {edit.count}. "
+                f"cannot edit detectron2/{edit.file}: {edit.old!r} occurs {found} times, not {edit.count}. "
                 "The source archive is not the one that these edits were written for."
             )
         path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")

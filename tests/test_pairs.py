@@ -1,0 +1,116 @@
+"""Pairs: schedules, alignment of unequal maps, padding, and what is refused when built."""
+
+import pytest
+import torch
+from torch import nn
+
+from det_distill.adapters import Conv1x1, Linear
+from det_distill.losses import L2, FactorTransfer
+from det_distill.padding import image_sizes, valid_cells
+from det_distill.pairs import Pair, Pairs
+from det_distill.taps import FeatureSpec
+
+
+def value(pair, student, teacher, **kwargs):
+    terms = pair({"a": student}, {"a": teacher}, **kwargs)
+    return sum(terms.values())
+
+
+def test_the_schedule_starts_warms_up_linearly_and_stops():
+    pair = Pair("a", "a", L2(), start=2, stop=8, warmup=4)
+    assert [pair.schedule(i) for i in range(9)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 0]
+
+
+def test_weight_and_schedule_multiply_the_loss():
+    s, t = torch.zeros(2, 3), torch.full((2, 3), 2.0)
+    pair = Pair("a", "a", L2(), weight=5.0, warmup=4)
+    assert value(pair, s, t, iteration=1) == 5.0 * 0.5 * 4.0
+
+
+def test_named_losses_share_the_adapter_and_have_weights_of_their_own():
+    pair = Pair("a", "a", {"x": L2(), "y": L2()}, weight={"x": 1.0, "y": 3.0}, student_adapter=Linear(2, 3))
+    terms = pair({"a": torch.randn(4, 2)}, {"a": torch.randn(4, 3)})
+    assert set(terms) == {"x", "y"}
+    assert torch.allclose(terms["y"], 3 * terms["x"])
+    assert len(list(pair.parameters())) == 2
+
+
+def test_a_pair_that_is_off_reads_nothing_and_gives_a_zero_attached_to_its_adapter():
+    pair = Pair("a", "a", L2(), start=5, student_adapter=Conv1x1(2, 3))
+    (zero,) = pair({}, {}, iteration=0).values()
+    zero.backward()
+    assert zero == 0
+    assert all(p.grad is not None and not p.grad.any() for p in pair.parameters())
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((5, 7), (6, 8)), ((6, 7), (5, 8)), ((5, 8), (6, 8))])
+def test_maps_of_unequal_rounding_are_compared_on_their_common_part(student, teacher):
+    s, t = torch.randn(2, 3, *student), torch.randn(2, 3, *teacher)
+    h, w = min(student[0], teacher[0]), min(student[1], teacher[1])
+    expected = (s[..., :h, :w] - t[..., :h, :w]).square().mean()
+    assert torch.allclose(value(Pair("a", "a", L2()), s, t), expected)
+
+
+def test_maps_of_another_stride_are_refused_unless_resizing_is_asked_for():
+    s, t = torch.ones(1, 3, 4, 6), torch.ones(1, 3, 8, 12)
+    with pytest.raises(ValueError, match="differ in stride"):
+        value(Pair("a", "a", L2()), s, t)
+    assert value(Pair("a", "a", L2(), align="resize"), s, t) == 0
+
+
+def test_strides_and_channels_are_checked_before_anything_runs():
+    pair = Pair("a", "b", L2())
+    with pytest.raises(ValueError, match="stride 8.*stride 16"):
+        pair.check([FeatureSpec(3, 8)], [FeatureSpec(3, 16)])
+    with pytest.raises(ValueError, match=r"Conv1x1\(3, 5\)"):
+        pair.check([FeatureSpec(3, 8)], [FeatureSpec(5, 8)])
+    Pair("a", "b", L2(), student_adapter=Conv1x1(3, 5)).check([FeatureSpec(3, 8)], [FeatureSpec(5, 8)])
+    Pair("a", "b", L2(), align="resize").check([FeatureSpec(3, 8)], [FeatureSpec(3, 16)])
+    pair.check([FeatureSpec()], [FeatureSpec(5, 8)])
+
+
+def test_a_cell_is_valid_if_its_top_left_pixel_is_in_the_image():
+    feature = torch.zeros(2, 1, 3, 4)
+    mask = valid_cells(feature, 8, [(24, 32), (16, 17)])
+    assert mask[0].all()
+    assert mask[1, 0].tolist() == [[True, True, True, False], [True, True, True, False], [False] * 4]
+    assert valid_cells(feature, 8, [(24, 32), (24, 32)]) is None
+    assert valid_cells(feature, None, [(1, 1), (1, 1)]) is None
+    assert image_sizes([{"image": torch.zeros(3, 5, 6)}]) == [(5, 6)]
+    assert image_sizes(torch.zeros(2, 3)) is None
+
+
+@pytest.mark.parametrize("loss", [FactorTransfer(), L2()])
+def test_what_lies_in_the_padding_does_not_change_the_loss(loss):
+    s, t = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    pair, sizes = Pair("a", "a", loss, stride=8), [(32, 40), (16, 24)]
+    before = value(pair, s, t, image_sizes=sizes)
+    s[1, :, 2:], t[1, :, :, 3:] = 1e4, -1e4
+    assert torch.equal(value(pair, s, t, image_sizes=sizes), before)
+    alone = loss(s[1:, :, :2, :3], t[1:, :, :2, :3])
+    assert torch.allclose(before, (loss(s[:1], t[:1]) + alone) / 2)
+
+
+def test_a_half_precision_teacher_meets_frozen_adapters_in_float32():
+    adapter = Conv1x1(3, 2).requires_grad_(False)
+    pair = Pair("a", "a", L2(), teacher_adapter=adapter)
+    assert value(pair, torch.randn(1, 2, 4, 4), torch.randn(1, 3, 4, 4).bfloat16()).isfinite()
+
+
+def test_the_teacher_side_gets_no_gradient():
+    t = torch.randn(2, 3, requires_grad=True)
+    s = torch.randn(2, 3, requires_grad=True)
+    value(Pair("a", "a", L2(), teacher_adapter=nn.Identity()), s, t).backward()
+    assert t.grad is None and s.grad.any()
+
+
+@pytest.mark.parametrize("name", ["a.b", "items", "1st"])
+def test_a_name_that_cannot_be_used_is_an_error(name):
+    with pytest.raises(ValueError, match="cannot name a pair"):
+        Pairs(**{name: Pair("a", "a", L2())})
+
+
+@pytest.mark.parametrize("schedule", [{"start": -1}, {"start": 4, "stop": 4}, {"warmup": -2}])
+def test_a_schedule_that_makes_no_sense_is_an_error(schedule):
+    with pytest.raises(ValueError, match="schedule"):
+        Pair("a", "a", L2(), **schedule)
