@@ -6,7 +6,8 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,12 +28,18 @@ def read_weights(path: str) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is not a checkpoint, or is cut short.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    with _readable(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     content = content.get("model", content) if isinstance(content, Mapping) else {}
     return {k: torch.as_tensor(v) for k, v in content.items()}
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
 
 
 class StudentCheckpointer(DetectionCheckpointer):
@@ -106,6 +113,10 @@ def _is_whole(file: str) -> bool:
 
 class _StrictCheckpointer(DetectionCheckpointer):
     """Loads what `DetectionCheckpointer` can load, and raises where it would only log."""
+
+    def _load_file(self, filename: str) -> Any:
+        with _readable(filename):
+            return super()._load_file(filename)
 
     def _load_model(self, checkpoint: Any) -> Any:
         state = checkpoint["model"]

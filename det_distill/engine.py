@@ -67,6 +67,18 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         self.data_loader.start = self.start_iter
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return `DefaultTrainer`'s state with the optimizer's, which detectron2 0.6 leaves out."""
+        state = super().state_dict()
+        state.setdefault("_trainer", self._trainer.state_dict())
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        if "_trainer" not in super().state_dict():
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
     def _evaluate(self, model: Callable[..., Any]) -> dict[str, Any]:
         return self.test(self.cfg, model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -82,8 +83,7 @@ class CalibrateHashes(HookBase):
         model = plain_model(self.trainer.model)
         if not _waiting_hashes(model):
             return
-        batches = [b for _, b in zip(range(self._batches), self.trainer.data_loader, strict=False)]
-        calibrate_hashes(model, batches)
+        calibrate_hashes(model, itertools.islice(self.trainer.data_loader, self._batches))
 
 
 def _waiting_hashes(model: nn.Module) -> list[tuple[str, LSH]]:

@@ -130,6 +130,7 @@ class ResumableLoader:
             batch_sampler=itertools.islice(self.batches(), self.start, None),  # type: ignore[arg-type]
             num_workers=self._num_workers,
             collate_fn=list,
+            generator=torch.Generator(),  # the loader draws a seed; not from the run's stream
         )
         yield from loader
 

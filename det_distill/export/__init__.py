@@ -1,0 +1,7 @@
+"""What is taken away from a distillation: the student alone, in formats that need none of this package."""
+
+from .check import ExportError
+from .plain_config import needs_det_distill, plain_config
+from .student import StudentExport, export_student
+
+__all__ = ["ExportError", "StudentExport", "export_student", "needs_det_distill", "plain_config"]

@@ -1,0 +1,82 @@
+"""A distillation's config as the plain student's, in keys that stock detectron2 knows wherever possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from ..config import get_cfg
+
+__all__ = ["needs_det_distill", "plain_config", "read_plain_config"]
+
+
+def plain_config(cfg: CfgNode) -> CfgNode:
+    """Return the config of the student of `cfg` alone.
+
+    ``MODEL.META_ARCHITECTURE`` is the student's. Keys that detectron2 lacks are dropped, except those below
+    ``MODEL`` that differ from det_distill's defaults: those say how the student is built.
+
+    Raises:
+        ValueError: `cfg` trains paraphrasers, which are no student.
+    """
+    plain = cfg.clone()
+    plain.defrost()
+    if plain.MODEL.META_ARCHITECTURE == "ParaphraserPretrainer":
+        raise ValueError(
+            "MODEL.META_ARCHITECTURE is ParaphraserPretrainer, which trains no student: give the config of "
+            "the student's run"
+        )
+    if plain.MODEL.META_ARCHITECTURE == "Distiller":
+        plain.MODEL.META_ARCHITECTURE = plain.DISTILL.STUDENT_ARCHITECTURE
+    _drop_unknown(plain, get_detectron2_cfg(), get_cfg(), ())
+    return plain
+
+
+def _drop_unknown(node: CfgNode, known: Mapping[str, Any], defaults: Any, path: tuple[str, ...]) -> None:
+    for key in list(node):
+        default = defaults.get(key) if isinstance(defaults, Mapping) else None
+        if key not in known:
+            if path[:1] != ("MODEL",) or node[key] == default:
+                del node[key]
+        elif isinstance(node[key], CfgNode) and isinstance(known[key], CfgNode):
+            _drop_unknown(node[key], known[key], default, (*path, key))
+
+
+def needs_det_distill(plain: CfgNode) -> bool:
+    """Whether a plain config can only be built where det_distill is installed and imported.
+
+    That is so when it has keys that detectron2 lacks, or when its backbone or architecture is det_distill's.
+    """
+    builders = [
+        META_ARCH_REGISTRY.get(plain.MODEL.META_ARCHITECTURE),
+        BACKBONE_REGISTRY.get(plain.MODEL.BACKBONE.NAME),
+    ]
+    return any(b.__module__.startswith("det_distill.") for b in builders) or _has_unknown(
+        plain, get_detectron2_cfg()
+    )
+
+
+def _has_unknown(node: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    return any(
+        key not in known
+        or (
+            isinstance(value, CfgNode) and isinstance(known[key], CfgNode) and _has_unknown(value, known[key])
+        )
+        for key, value in node.items()
+    )
+
+
+def read_plain_config(path: Path, with_det_distill: bool) -> CfgNode:
+    """Return a written plain config, read as its user does: with detectron2's keys, or det_distill's too.
+
+    Raises:
+        KeyError: it has keys beyond those.
+    """
+    cfg = get_cfg() if with_det_distill else get_detectron2_cfg()
+    cfg.merge_from_file(str(path))
+    return cfg

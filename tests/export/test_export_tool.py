@@ -1,0 +1,52 @@
+"""`tools/export_student.py` as a person runs it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import build, detector_cfg
+
+TOOL = str(Path(__file__).parents[2] / "tools" / "export_student.py")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    cfg = detector_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+
+    def tool(*arguments):
+        options = ["--config-file", str(tmp_path / "cfg.yaml"), "--output", str(tmp_path / "out"), *arguments]
+        monkeypatch.setattr(sys, "argv", [TOOL, *options])
+        runpy.run_path(TOOL, run_name="__main__")
+
+    return tool
+
+
+def test_it_takes_the_runs_last_checkpoint_and_prints_a_snippet_that_works(run, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    torch.save({"model": build(detector_cfg()).state_dict()}, tmp_path / "run" / "model_final.pth")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    run("--image", str(tmp_path / "photo.png"), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    printed = capsys.readouterr().out
+    assert printed.count("largest output difference 0\n") == 3
+    names = {"image": image}
+    exec("\n".join(line.strip() for line in printed.splitlines()[-3:]), names)
+    assert len(names["found"]) > 0
+
+
+def test_mistakes_end_in_one_sentence(run):
+    with pytest.raises(
+        SystemExit, match=r"export_student.py: the checkpoint .*model_final.pth' does not exist"
+    ):
+        run()
+    with pytest.raises(SystemExit, match=r"export_student.py: .*NO_SUCH_KEY"):
+        run("MODEL.NO_SUCH_KEY", "1")
+    with pytest.raises(SystemExit, match=r"export_student.py: .*photo.png"):
+        (run.__closure__ and run)("--image", "photo.png")
