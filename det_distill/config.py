@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, LazyConfig, instantiate
@@ -19,7 +19,7 @@ from .pairs import Pair, Pairs
 from .taps import FeatureSpec, feature_spec
 from .teachers import Teacher, Teachers, as_teacher
 
-__all__ = ["add_distill_config", "build_pairs", "build_teachers", "complete_config", "get_cfg"]
+__all__ = ["add_distill_config", "build_pairs", "build_teachers", "complete_config", "get_cfg", "load_teacher"]
 
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
 PAIR_KEYS: dict[str, Any] = {
@@ -117,27 +117,54 @@ def build_teachers(cfg: CfgNode) -> Teachers:
 
 
 def build_teacher(cfg: CfgNode, name: str) -> Teacher:
-    """Build one teacher from its own config; nothing of it is copied into `cfg`."""
+    """Build one teacher of the config from its own config; nothing of that is copied into `cfg`."""
     node = cfg.DISTILL.TEACHERS[name]
     if not node.CONFIG:
         raise ValueError(f"DISTILL.TEACHERS.{name} has no CONFIG: name its YAML or LazyConfig file, or a zoo config")
-    path = model_zoo.find_config(node.CONFIG)
+    return load_teacher(
+        node.CONFIG,
+        node.WEIGHTS,
+        list(node.OPTS),
+        device=cfg.MODEL.DEVICE,
+        precision=cfg.DISTILL.TEACHER_PRECISION,
+        name=name,
+    )
+
+
+def load_teacher(
+    config: str,
+    weights: str = "",
+    options: Sequence[Any] = (),
+    *,
+    device: str = "cpu",
+    precision: str = "auto",
+    name: str = "teacher",
+) -> Teacher:
+    """Build a teacher from a config file and load all of its weights.
+
+    Args:
+        config: a YAML or LazyConfig file, or a name in det_distill's or detectron2's model zoo.
+        weights: file or URL; "": those that detectron2's model zoo publishes for this config.
+        options: overrides of the config, as on the command line.
+        device: where it is built; it follows the student's ``.to()`` later.
+        precision: see `Teacher`.
+        name: for messages.
+
+    Raises:
+        FileNotFoundError: no such config, no such weights.
+        ValueError: no weights named, or they do not fit wholly.
+    """
+    path = model_zoo.find_config(config)
     if path.endswith(".py"):
-        model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(node.OPTS)).model)
+        model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(options)).model)
     else:
-        model = _build_yaml_model(path, list(node.OPTS), cfg.MODEL.DEVICE)
-    weights = node.WEIGHTS or model_zoo.published_weights(node.CONFIG)
-    load_teacher_weights(model, weights, name=name)
-    teacher = as_teacher(model.to(cfg.MODEL.DEVICE), precision=cfg.DISTILL.TEACHER_PRECISION)
-    return teacher
-
-
-def _build_yaml_model(path: str, options: list[Any], device: str) -> nn.Module:
-    cfg = get_cfg()
-    cfg.merge_from_file(path)
-    complete_config(cfg)
-    cfg.merge_from_list(options)
-    return build_student(cfg, device)
+        cfg = get_cfg()
+        cfg.merge_from_file(path)
+        complete_config(cfg)
+        cfg.merge_from_list(list(options))
+        model = build_student(cfg, device)
+    load_teacher_weights(model, weights or model_zoo.published_weights(config), name=name)
+    return as_teacher(model.to(device), precision=precision)
 
 
 def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import nn
 
-from .adapters import Conv1x1, Linear, Paraphraser, Translator
+from .adapters import Conv1x1, Linear, Translator
 from .losses import L2, LSH, FactorTransfer
-from .paraphrasers import load_paraphraser
+from .paraphrasers import trained_paraphraser
 from .taps import FeatureSpec
 from .teachers import Teacher
 
@@ -66,7 +66,7 @@ def factor_transfer(
     *,
     rate: float = 0.5,
     p: int = 1,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "scaled"] = "mean",
     batch_norm: bool = False,
     translator_batch_norm: bool = False,
     paraphraser: str = "",
@@ -90,12 +90,16 @@ def factor_transfer(
         ValueError: no file is named, or it does not fit this teacher and this address.
         FileNotFoundError: the file does not exist.
     """
-    frozen = Paraphraser(teacher.channels, rate, batch_norm=batch_norm)
-    load_paraphraser(
-        frozen, paraphraser, teacher.address, teacher.teacher.fingerprint if teacher.teacher else None
+    frozen = trained_paraphraser(
+        paraphraser,
+        teacher.address,
+        teacher.channels,
+        rate,
+        batch_norm=batch_norm,
+        teacher=teacher.teacher.fingerprint if teacher.teacher else None,
     )
     translator = Translator(student.channels, frozen.factor_channels, batch_norm=translator_batch_norm)
-    return Parts(FactorTransfer(p=p, reduction=reduction), translator, frozen.freeze())
+    return Parts(FactorTransfer(p=p, reduction=reduction), translator, frozen)
 
 
 def feature_mimicking(
@@ -108,8 +112,8 @@ def feature_mimicking(
     lsh_weight: float = 1.0,
     hashes: int = 0,
     std: float = 0.0,
-    bias: str = "median",
-    distance: str = "bce",
+    bias: Literal["zero", "mean", "median"] = "median",
+    distance: Literal["bce", "l1", "l2"] = "bce",
     max_norm_ratio: float = 0.0,
     adapter: str = "auto",
 ) -> Parts:

@@ -16,7 +16,7 @@ from .padding import image_sizes, valid_cells
 from .taps import FeatureSpec, feature_spec
 from .teachers import Teacher
 
-__all__ = ["ParaphraserTrainee", "load_paraphraser"]
+__all__ = ["ParaphraserTrainee", "trained_paraphraser"]
 
 _FINGERPRINT = "teacher_fingerprint"
 
@@ -107,13 +107,23 @@ def _short(address: str, sites: Mapping[str, Any]) -> str:
     return tail if unique else address.replace(".", "_").replace(":", "_")
 
 
-def load_paraphraser(paraphraser: Paraphraser, path: str, address: str, teacher: str | None) -> None:
-    """Load a paraphraser that `ParaphraserTrainee` trained at `address` of this very teacher.
+def trained_paraphraser(
+    path: str,
+    address: str,
+    channels: int,
+    rate: float = 0.5,
+    *,
+    batch_norm: bool = False,
+    teacher: str | None = None,
+) -> Paraphraser:
+    """Return the frozen paraphraser that `ParaphraserTrainee` trained at `address` of a teacher.
 
     Args:
-        paraphraser: receives the weights.
         path: a checkpoint file.
         address: the site in the teacher.
+        channels: of the teacher's map there.
+        rate: factor channels / channels.
+        batch_norm: whether it has batch normalisation.
         teacher: the teacher's fingerprint; None: do not compare.
 
     Raises:
@@ -137,7 +147,9 @@ def load_paraphraser(paraphraser: Paraphraser, path: str, address: str, teacher:
             f"the paraphraser in {path} was trained on teacher {made_for or 'unknown'}, this teacher's weights are "
             f"{teacher}: {how}"
         )
+    paraphraser = Paraphraser(channels, rate, batch_norm=batch_norm)
     _load_strictly(paraphraser, own, path, address)
+    return paraphraser.freeze()
 
 
 def _fingerprint_of(state: Mapping[str, Tensor]) -> list[int]:

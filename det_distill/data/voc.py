@@ -50,7 +50,7 @@ class VocFolder:
 
 def register_voc(
     name: str, root: str | Path, split: str, classes: Sequence[str] = (), difficult: str = "keep"
-) -> None:
+) -> str:
     """Register one split of a folder in PASCAL VOC layout with detectron2.
 
     The metadata get thing_classes, dirname, split and evaluator_type "det_distill".  Files are checked when
@@ -66,6 +66,9 @@ def register_voc(
         difficult: "keep" (as detectron2 does in training) or "skip" the objects marked difficult.  Evaluation
             reads them in any case: VOC rules ignore them.
 
+    Returns:
+        `name`, so that a LazyConfig can register a dataset where it names it.
+
     Raises:
         ValueError: `difficult` is neither, a class is listed twice, or the name is taken by another dataset.
     """
@@ -79,6 +82,7 @@ def register_voc(
         metadata.set(dirname=str(folder.root), split=split, evaluator_type="det_distill")
         if found := folder.class_names():
             metadata.thing_classes = list(found)
+    return name
 
 
 def load_voc(

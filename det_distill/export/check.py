@@ -71,8 +71,8 @@ def check_files(
         differences[name] = largest_difference(expected, found)
         if differences[name] != 0:
             raise ExportError(
-                f"{name}: the reloaded model's outputs differ by {differences[name]:g} from the exported one's "
-                "(nan: they are not finite), so nothing was written"
+                f"{name}: the reloaded model's outputs differ by {differences[name]:g} from the exported "
+                "one's (nan: they are not finite), so nothing was written"
             )
     return differences
 
@@ -84,7 +84,7 @@ def _inputs(image: Tensor | None) -> list[dict[str, Any]]:
     return [{"image": image, "height": image.shape[-2], "width": image.shape[-1]}]
 
 
-def _outputs(model: Any, part: nn.Module, inputs: list[dict[str, Any]]) -> list[Tensor]:
+def _outputs(model: Any, part: Any, inputs: list[dict[str, Any]]) -> list[Tensor]:
     images = model.preprocess_image(inputs).tensor
     found = [model.backbone(images), model(inputs)] if part is model else part(images)
     return list(tensors_in(found))

@@ -1,0 +1,108 @@
+"""What a benchmark needs where there is no data and no trained teacher: noise, and files of random weights."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from .. import model_zoo
+from ..config import build_student
+from ..data.loader import build_train_loader
+from ..engine import load_config
+
+__all__ = ["data_batches", "synthetic_batches", "with_random_weights"]
+
+_BOXES = 8
+Batch = list[dict[str, Any]]
+
+
+def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count: int = 2) -> list[Batch]:
+    """Return training batches of noise with 8 boxes an image, sides between 1/8 and 1/2 of the image's.
+
+    Args:
+        cfg: gives the class count.
+        height: of every image in pixels.
+        width: likewise.
+        images: per batch.
+        count: number of batches.
+
+    Raises:
+        ValueError: a size or count below 1.
+    """
+    if min(height, width, images, count) < 1:
+        raise ValueError(f"images of {height} x {width}, {images} in a batch: all of these must be at least 1")
+    one_stage = cfg.DISTILL.STUDENT_ARCHITECTURE == "RetinaNet"
+    classes = (cfg.MODEL.RETINANET if one_stage else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+    noise = torch.Generator().manual_seed(0)
+    return [[_sample(height, width, classes, noise) for _ in range(images)] for _ in range(count)]
+
+
+def _sample(height: int, width: int, classes: int, noise: torch.Generator) -> dict[str, Any]:
+    size = torch.tensor([width, height])
+    sides = (torch.rand(_BOXES, 2, generator=noise) * 3 / 8 + 1 / 8) * size
+    corners = torch.rand(_BOXES, 2, generator=noise) * (size - sides)
+    objects = Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.cat([corners, corners + sides], dim=1)),
+        gt_classes=torch.randint(classes, (_BOXES,), generator=noise),
+    )
+    pixels = torch.randint(0, 256, (3, height, width), generator=noise, dtype=torch.uint8)
+    return {"image": pixels, "instances": objects, "height": height, "width": width}
+
+
+def data_batches(cfg: CfgNode, count: int = 4) -> list[Batch]:
+    """Return the first batches of the config's own training data, as the trainer would read them.
+
+    Raises:
+        ValueError: the config names no training data.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name training data, or give a size for synthetic images")
+    return list(itertools.islice(build_train_loader(cfg, lambda: max(cfg.SEED, 0)), count))
+
+
+def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
+    """Return a copy of the config whose teachers and paraphrasers are files of random weights, written to `folder`.
+
+    They are loaded as strictly as trained ones. The time of a step does not depend on what the weights are worth.
+
+    Args:
+        cfg: a distillation.
+        folder: has to exist as long as the config is built from.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    for name, node in cfg.DISTILL.TEACHERS.items():
+        node.WEIGHTS = str(folder / f"{name}.pth")
+        torch.save({"model": _teacher(node, cfg.MODEL.DEVICE).state_dict()}, node.WEIGHTS)
+    for name, node in cfg.DISTILL.PAIRS.items():
+        if node.METHOD == "FactorTransfer":
+            node.PARAPHRASER = str(folder / f"paraphraser_{name}.pth")
+            torch.save({"model": _paraphrasers(cfg, name).state_dict()}, node.PARAPHRASER)
+    return cfg
+
+
+def _teacher(node: CfgNode, device: str) -> nn.Module:
+    path = model_zoo.find_config(node.CONFIG)
+    if path.endswith(".py"):
+        return instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(node.OPTS)).model)
+    return build_student(load_config(path, [*node.OPTS, "MODEL.DEVICE", device]))
+
+
+def _paraphrasers(cfg: CfgNode, pair: str) -> nn.Module:
+    """The untrained paraphrasers of one pair."""
+    alone = cfg.clone()
+    alone.MODEL.META_ARCHITECTURE = "ParaphraserPretrainer"
+    alone.DISTILL.PARAPHRASER.TEACHER = cfg.DISTILL.PAIRS[pair].TEACHER_NAME
+    for name in list(alone.DISTILL.PAIRS):
+        if name != pair:
+            del alone.DISTILL.PAIRS[name]
+    return build_model(alone)

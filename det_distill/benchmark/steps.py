@@ -1,0 +1,180 @@
+"""The parts of a distilled training step, each as something to call and to time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..config import build_student
+from ..distiller import Distiller
+from ..hooks import calibrate_hashes
+from ..padding import image_sizes
+from ..timing import elapsed
+
+__all__ = ["PARTS", "Steps", "Training", "build_distiller", "build_plain"]
+
+PARTS = ("plain", "teacher", "pairs", "distilled")
+"""What is timed, as the methods of `Steps`."""
+
+Batch = list[dict[str, Any]]
+
+
+def build_plain(cfg: CfgNode) -> nn.Module:
+    """Return the plain student, with ``MODEL.WEIGHTS`` if the config names any."""
+    return _with_weights(build_student(cfg), cfg)
+
+
+def build_distiller(cfg: CfgNode) -> Distiller:
+    """Return the distilled student, every pair counting from the first iteration on.
+
+    Raises:
+        ValueError: the config distils nothing.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    for node in cfg.DISTILL.PAIRS.values():
+        node.START, node.STOP, node.WARMUP = 0, -1, 0
+    model = build_model(cfg)
+    if not isinstance(model, Distiller) or not model.distill:
+        raise ValueError(
+            "nothing to compare: the config needs MODEL.META_ARCHITECTURE 'Distiller', DISTILL.ENABLED True and a pair"
+        )
+    _with_weights(model, cfg)
+    return model
+
+
+def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    if cfg.MODEL.WEIGHTS:
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+class Training:
+    """detectron2's own training step, `AMPTrainer`'s if the config asks for it, at learning rate 0.
+
+    The optimizer does all of its work and the weights stay, so that every step has the same proposals to deal with.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode) -> None:
+        optimizer = build_optimizer(cfg, model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        self.batch: Batch = []
+        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer(model, self._batches(), optimizer)
+        self._storage = EventStorage()
+
+    def _batches(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+    def step(self) -> None:
+        """Train on `batch` once."""
+        with self._storage:
+            self._trainer.run_step()
+
+
+class Steps:
+    """A distilled step, and what it is made of.
+
+    Args:
+        cfg: a distillation with all its files.
+        batches: taken in turn.
+
+    Raises:
+        ValueError: the config distils nothing, or there is no batch.
+    """
+
+    def __init__(self, cfg: CfgNode, batches: Sequence[Batch]) -> None:
+        if not batches:
+            raise ValueError("a benchmark needs at least one batch")
+        self.distiller = build_distiller(cfg)
+        self._plain, self._distilled = Training(build_plain(cfg), cfg), Training(self.distiller, cfg)
+        self._amp = bool(cfg.SOLVER.AMP.ENABLED)
+        calibrate_hashes(self.distiller, batches)
+        self._batches = batches
+        self._observed = [self._observe(batch) for batch in batches]
+        self._now = 0
+
+    @torch.no_grad()
+    def _observe(self, batch: Batch) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        with EventStorage(), self._autocast():
+            _, student, teachers = self.distiller.train().observe(batch)
+        return student, teachers
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.distiller.device.type, dtype=torch.float16, enabled=self._amp)
+
+    def observed(self, index: int = 0) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return what the pairs read on a batch: address -> value of the student, and teacher -> address -> value."""
+        return self._observed[index]
+
+    def use(self, repeat: int) -> None:
+        """Take the batch of this repeat."""
+        self._now = repeat % len(self._batches)
+        self._plain.batch = self._distilled.batch = self._batches[self._now]
+
+    def plain(self) -> None:
+        """The student's own step: forward, backward, optimizer."""
+        self._plain.step()
+
+    def teacher(self) -> None:
+        """The forward pass of every teacher as far as it is tapped, on the student's images and proposals."""
+        student, _ = self._observed[self._now]
+        with self._autocast():
+            for teacher in self.distiller.teachers.values():
+                teacher(self._batches[self._now], student)
+
+    def pairs(self) -> None:
+        """Adapters and losses, paraphraser included: forward, and backward as far as the student's features."""
+        student, teachers = self._observed[self._now]
+        leaves = {address: _leaf(value) for address, value in student.items()}
+        with self._autocast():
+            terms = self._terms(leaves, teachers, image_sizes(self._batches[self._now]))
+        torch.stack(terms).sum().backward()
+        for parameter in self.distiller.distill.parameters():
+            parameter.grad = None
+
+    def _terms(
+        self, student: Mapping[str, Any], teachers: Mapping[str, Any], sizes: list[tuple[int, int]] | None
+    ) -> list[Tensor]:
+        lone = next(iter(teachers))
+        values = [
+            pair(student, teachers[pair.teacher_name or lone], image_sizes=sizes)  # type: ignore[operator,index]
+            for pair in self.distiller.distill.values()
+        ]
+        return [term for by_name in values for term in by_name.values()]
+
+    def distilled(self) -> None:
+        """The distilled step: forward, backward, optimizer."""
+        self._distilled.step()
+
+    def measure(self, repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
+        """Time every part in turn, back and forth, `repeats` times after `warm_up` ones that do not count.
+
+        Returns:
+            Part -> seconds of each repeat.
+        """
+        times: dict[str, list[float]] = {name: [] for name in PARTS}
+        for repeat in range(-warm_up, repeats):
+            self.use(repeat)
+            for name in PARTS if repeat % 2 else reversed(PARTS):
+                torch.manual_seed(repeat % 2**31)
+                duration = elapsed(getattr(self, name), self.distiller.device)
+                if repeat >= 0:
+                    times[name].append(duration)
+        return times
+
+
+def _leaf(value: Any) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().requires_grad_() if floating else value
