@@ -37,7 +37,9 @@ def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count:
         ValueError: a size or count below 1.
     """
     if min(height, width, images, count) < 1:
-        raise ValueError(f"images of {height} x {width}, {images} in a batch: all of these must be at least 1")
+        raise ValueError(
+            f"images of {height} x {width}, {images} in a batch: all of these must be at least 1"
+        )
     one_stage = cfg.DISTILL.STUDENT_ARCHITECTURE == "RetinaNet"
     classes = (cfg.MODEL.RETINANET if one_stage else cfg.MODEL.ROI_HEADS).NUM_CLASSES
     noise = torch.Generator().manual_seed(0)

@@ -19,28 +19,28 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .steps import Batch, Training, build_distiller, build_plain
+from .steps import Batch, Training, autocast, build_distiller, build_plain
 
 __all__ = ["peak_memory"]
 
 _STEPS = 2
 
 
-def peak_memory(cfg: CfgNode, part: str, batch: Batch, student: dict[str, Any]) -> int:
+def peak_memory(cfg: CfgNode, part: str, batch: Batch, student: dict[str, Any] | None = None) -> int:
     """Return the peak memory in bytes of two steps in a new process.
 
     Args:
         cfg: a distillation with all its files.
         part: ``"plain"``, ``"distilled"``: training; ``"teacher"``: the teachers alone.
         batch: what it runs on.
-        student: address -> value of the student on this batch, for the teachers.
+        student: address -> value of the student on this batch, as the teachers need it.
 
     Raises:
         RuntimeError: the process failed; with the last line that it wrote.
     """
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.pth"
-        torch.save({"cfg": cfg, "part": part, "batch": batch, "student": student}, job)
+        torch.save({"cfg": cfg, "part": part, "batch": batch, "student": student or {}}, job)
         # freed memory goes back at once, so that building does not count
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         command = [sys.executable, "-m", __name__, str(job)]
@@ -65,9 +65,15 @@ def _run(job: dict[str, Any]) -> int:
 
 def _prepared(cfg: CfgNode, part: str, batch: Batch, student: dict[str, Any]) -> Callable[[], object]:
     if part == "teacher":
-        teachers = list(build_distiller(cfg).teachers.values())
-        return lambda: [teacher(batch, student) for teacher in teachers]
-    training = Training(build_plain(cfg) if part == "plain" else build_distiller(cfg), cfg)
+        teachers = list(build_distiller(cfg, [batch]).teachers.values())
+
+        def forward() -> None:
+            with autocast(cfg):
+                for teacher in teachers:
+                    teacher(batch, student)
+
+        return forward
+    training = Training(build_plain(cfg) if part == "plain" else build_distiller(cfg, [batch]), cfg)
     training.batch = batch
     return training.step
 

@@ -20,7 +20,7 @@ from ..hooks import calibrate_hashes
 from ..padding import image_sizes
 from ..timing import elapsed
 
-__all__ = ["PARTS", "Steps", "Training", "build_distiller", "build_plain"]
+__all__ = ["PARTS", "Steps", "Training", "autocast", "build_distiller", "build_plain"]
 
 PARTS = ("plain", "teacher", "pairs", "distilled")
 """What is timed, as the methods of `Steps`."""
@@ -33,8 +33,12 @@ def build_plain(cfg: CfgNode) -> nn.Module:
     return _with_weights(build_student(cfg), cfg)
 
 
-def build_distiller(cfg: CfgNode) -> Distiller:
+def build_distiller(cfg: CfgNode, batches: Sequence[Batch]) -> Distiller:
     """Return the distilled student, every pair counting from the first iteration on.
+
+    Args:
+        cfg: a distillation with all its files.
+        batches: for hash biases.
 
     Raises:
         ValueError: the config distils nothing.
@@ -46,10 +50,18 @@ def build_distiller(cfg: CfgNode) -> Distiller:
     model = build_model(cfg)
     if not isinstance(model, Distiller) or not model.distill:
         raise ValueError(
-            "nothing to compare: the config needs MODEL.META_ARCHITECTURE 'Distiller', DISTILL.ENABLED True and a pair"
+            "nothing to compare: the config needs MODEL.META_ARCHITECTURE 'Distiller', DISTILL.ENABLED True and "
+            "a pair"
         )
     _with_weights(model, cfg)
+    calibrate_hashes(model, batches)
     return model
+
+
+def autocast(cfg: CfgNode) -> torch.autocast:
+    """Return the trainer's mixed precision, where the config asks for it."""
+    device = torch.device(cfg.MODEL.DEVICE).type
+    return torch.autocast(device, dtype=torch.float16, enabled=cfg.SOLVER.AMP.ENABLED)
 
 
 def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
@@ -61,7 +73,7 @@ def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
 class Training:
     """detectron2's own training step, `AMPTrainer`'s if the config asks for it, at learning rate 0.
 
-    The optimizer does all of its work and the weights stay, so that every step has the same proposals to deal with.
+    The optimizer does all of its work and the weights stay, so that every step has the same proposals.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode) -> None:
@@ -97,26 +109,33 @@ class Steps:
     def __init__(self, cfg: CfgNode, batches: Sequence[Batch]) -> None:
         if not batches:
             raise ValueError("a benchmark needs at least one batch")
-        self.distiller = build_distiller(cfg)
+        self._cfg, self._batches = cfg, batches
+        self.distiller = build_distiller(cfg, batches)
         self._plain, self._distilled = Training(build_plain(cfg), cfg), Training(self.distiller, cfg)
-        self._amp = bool(cfg.SOLVER.AMP.ENABLED)
-        calibrate_hashes(self.distiller, batches)
-        self._batches = batches
         self._observed = [self._observe(batch) for batch in batches]
         self._now = 0
 
     @torch.no_grad()
     def _observe(self, batch: Batch) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        with EventStorage(), self._autocast():
+        with EventStorage(), autocast(self._cfg):
             _, student, teachers = self.distiller.train().observe(batch)
         return student, teachers
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.distiller.device.type, dtype=torch.float16, enabled=self._amp)
+    def teacher_inputs(self) -> dict[str, Any]:
+        """Return address -> value of what the teachers need of the student on the first batch."""
+        student, features = self._observed[0]
+        teachers = self.distiller.teachers
+        return {a: student[a] for name in features for a in teachers[name].student_addresses(features[name])}
 
-    def observed(self, index: int = 0) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Return what the pairs read on a batch: address -> value of the student, and teacher -> address -> value."""
-        return self._observed[index]
+    def teacher_bytes(self) -> int:
+        """Return the size of all teachers' parameters and buffers."""
+        models = [teacher.model for teacher in self.distiller.teachers.values()]
+        return _size([t for model in models for t in (*model.parameters(), *model.buffers())])
+
+    def tapped_bytes(self) -> int:
+        """Return the size of the teachers' tapped features of the first batch."""
+        _, features = self._observed[0]
+        return _size([v for values in features.values() for v in values.values() if isinstance(v, Tensor)])
 
     def use(self, repeat: int) -> None:
         """Take the batch of this repeat."""
@@ -130,7 +149,7 @@ class Steps:
     def teacher(self) -> None:
         """The forward pass of every teacher as far as it is tapped, on the student's images and proposals."""
         student, _ = self._observed[self._now]
-        with self._autocast():
+        with autocast(self._cfg):
             for teacher in self.distiller.teachers.values():
                 teacher(self._batches[self._now], student)
 
@@ -138,7 +157,7 @@ class Steps:
         """Adapters and losses, paraphraser included: forward, and backward as far as the student's features."""
         student, teachers = self._observed[self._now]
         leaves = {address: _leaf(value) for address, value in student.items()}
-        with self._autocast():
+        with autocast(self._cfg):
             terms = self._terms(leaves, teachers, image_sizes(self._batches[self._now]))
         torch.stack(terms).sum().backward()
         for parameter in self.distiller.distill.parameters():
@@ -173,6 +192,10 @@ class Steps:
                 if repeat >= 0:
                     times[name].append(duration)
         return times
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _leaf(value: Any) -> Any:

@@ -18,6 +18,7 @@ class Edit(NamedTuple):
 
 
 NUMPY = "numpy 1.24 removed its aliases of Python's own types"
+NUMPY_COPY = "numpy 2 takes copy=False as a promise and fails where a copy is needed"
 CAFFE2 = "caffe2 is no longer part of torch; tracing and scripting need none of it"
 NO_EXTENSION = "there is no compiled extension here"
 SET = "random.sample refuses a set since Python 3.11; sorted, so that the draw depends on the seed alone"
@@ -41,6 +42,7 @@ EDITS = (
     Edit("structures/masks.py", "dtype=np.bool)", "dtype=bool)", NUMPY),
     Edit("utils/visualizer.py", "astype(np.bool)", "astype(bool)", NUMPY, 3),
     Edit("utils/video_visualizer.py", "dtype=np.bool)", "dtype=bool)", NUMPY),
+    Edit("layers/mask_ops.py", "np.array(mask, copy=False)", "np.asarray(mask)", NUMPY_COPY),
     Edit(
         "data/common.py",
         "_rng.sample(self._fallback_candidates,",

@@ -1,0 +1,1 @@
+"""Looking at what models learned: pictures and reports."""

@@ -1,0 +1,8 @@
+"""Work in several steps: a short YAML list of named runs of the same trainer, each starting from files of earlier ones."""
+
+from .recipe import PictureOptions, Recipe, Step, load_recipe
+from .report import write_report
+from .runner import run_recipe
+from .subprocess_log import StepFailed
+
+__all__ = ["PictureOptions", "Recipe", "Step", "StepFailed", "load_recipe", "run_recipe", "write_report"]

@@ -1,0 +1,87 @@
+"""The training stream is a function of the seed alone, wherever it starts."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.samplers import TrainingSampler
+
+from det_distill.data.loader import ResumableLoader
+
+
+def mapper(record):
+    if record["name"] == 3:
+        return None
+    return {"name": record["name"], "draw": (np.random.rand(), float(torch.rand(())))}
+
+
+def loader(start=0, *, grouped=True, workers=0, seed=11, read=mapper):
+    dicts = [{"name": i, "width": 10 + i % 2, "height": 10, "file_name": f"{i}.jpg"} for i in range(7)]
+    made = ResumableLoader(
+        dicts,
+        read,
+        lambda s: iter(TrainingSampler(len(dicts), seed=s)),
+        batch_size=2,
+        group_by_aspect_ratio=grouped,
+        num_workers=workers,
+        seed=lambda: seed,
+    )
+    made.start = start
+    return made
+
+
+def first(made, count=6):
+    return list(islice(iter(made), count))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_a_stream_that_starts_later_goes_on_as_the_one_from_the_beginning(start, grouped):
+    assert first(loader(start, grouped=grouped)) == first(loader(grouped=grouped), start + 6)[start:]
+
+
+def test_workers_draw_what_this_process_would():
+    assert first(loader(workers=2), 4) == first(loader(), 4)
+
+
+def test_another_seed_gives_another_stream():
+    assert first(loader()) != first(loader(seed=12))
+
+
+def test_batches_hold_either_wide_or_tall_images():
+    def parities(made):
+        return [{n % 2 for n in (x["name"] for x in b)} for b in first(made, 20)]
+
+    read = lambda record: {"name": record["name"]}  # noqa: E731
+    assert all(len(p) == 1 for p in parities(loader(read=read)))
+    assert any(len(p) == 2 for p in parities(loader(read=read, grouped=False)))
+
+
+def test_every_image_comes_once_a_pass():
+    names = [i for b in islice(loader(grouped=False).batches(), 7) for _, i in b]
+    assert sorted(names) == sorted(list(range(7)) * 2)
+
+
+def test_a_dropped_image_is_replaced_by_another_one_that_depends_on_the_position_alone():
+    names = [x["name"] for b in first(loader(), 30) for x in b]
+    assert 3 not in names and len(names) == 60
+
+
+def test_reading_leaves_the_random_stream_alone():
+    state = torch.get_rng_state()
+    first(loader())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unreadable_image_is_named():
+    def read(record):
+        raise OSError("image file is truncated")
+
+    with pytest.raises(RuntimeError, match=r"cannot read \d\.jpg: image file is truncated"):
+        first(loader(read=read))
+
+
+def test_a_mapper_that_drops_everything_is_an_error():
+    with pytest.raises(RuntimeError, match="empty after filtering"):
+        first(loader(read=lambda record: None))

@@ -1,0 +1,126 @@
+"""YAML: pairs and teachers are named mappings, every option can be overridden, every mistake is told by name."""
+
+import pytest
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from det_distill import Distiller, RCNNTeacher
+from det_distill.config import complete_config, get_cfg, load_teacher
+from det_distill.model_zoo import find_config, get_config, get_config_file, published_weights
+from tests.tiny import build, detector_cfg, distill_cfg, save_teacher
+
+MIMIC = {"METHOD": "FeatureMimicking", "AT": ["backbone:p3"], "ADAPTER": "auto"}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp("teacher"), detector_cfg(width=8, fpn=24))
+
+
+def made(teacher, **pairs):
+    return build_model(distill_cfg(detector_cfg(), teacher, pairs))
+
+
+def test_the_registry_builds_a_distiller_with_named_pairs(teacher):
+    model = made(
+        teacher,
+        fm={**MIMIC, "AT": ["backbone:p3", "backbone.bottom_up:res4"]},
+        one={**MIMIC, "AT": "roi_heads.box_head"},
+        two={"METHOD": "FeatureMimicking", "STUDENT": "backbone:p4", "TEACHER": "backbone:p4", "WEIGHT": 3.0},
+    )
+    assert isinstance(model, Distiller) and isinstance(model.teachers["big"], RCNNTeacher)
+    assert set(model.distill) == {"fm_p3", "fm_res4", "one", "two"}
+    assert model.distill["two"].weights == {"l2": 3.0}
+    assert model.distill["fm_p3"].stride == 8
+
+
+def test_channels_that_differ_get_an_adapter_or_an_error_that_says_which_to_add(teacher):
+    assert made(teacher, fm=MIMIC).distill["fm_p3"].student_adapter.weight.shape == (24, 16, 1, 1)
+    with pytest.raises(ValueError, match=r"pair 'fm_p3'.*Conv1x1\(16, 24\)"):
+        made(teacher, fm={**MIMIC, "ADAPTER": "none"})
+
+
+def test_every_option_can_be_overridden_from_the_command_line_after_completion(teacher):
+    cfg = distill_cfg(detector_cfg(), teacher, {"fm": MIMIC})
+    cfg.merge_from_list(["DISTILL.PAIRS.fm.START", "7", "DISTILL.PAIRS.fm.LSH", "True", "DISTILL.PAIRS.fm.STD", "0.5"])
+    node = cfg.DISTILL.PAIRS.fm
+    assert (node.START, node.LSH, node.STD, node.STOP) == (7, True, 0.5, -1)
+
+
+def test_a_config_survives_a_yaml_round_trip(teacher, tmp_path):
+    cfg = distill_cfg(detector_cfg(), teacher, {"fm": MIMIC})
+    (tmp_path / "c.yaml").write_text(cfg.dump())
+    again = get_cfg()
+    again.merge_from_file(str(tmp_path / "c.yaml"))
+    complete_config(again)
+    assert again.dump() == cfg.dump()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({"x": {**MIMIC, "WIEGHT": 1.0}}, "DISTILL.PAIRS.x: unknown key WIEGHT; valid are METHOD, AT"),
+        ({"x": {"AT": ["backbone:p3"]}}, "needs METHOD, one of FactorTransfer, FeatureMimicking"),
+        ({"x": {**MIMIC, "METHOD": "Nothing"}}, "'Nothing' is unknown"),
+        ({"x": {**MIMIC, "AT": []}}, "either AT"),
+        ({"x": {**MIMIC, "STUDENT": "backbone:p3"}}, "either AT"),
+        ({"x": {"METHOD": "FeatureMimicking", "STUDENT": "backbone:p3"}}, "either AT"),
+        ({"x": {**MIMIC, "AT": ["backbone:p9"]}}, "p2, p3, p4, p5, p6"),
+        ({"x": {**MIMIC, "AT": ["bakcbone:p3"]}}, "Nearest: backbone"),
+        ({"x": {**MIMIC, "TEACHER_NAME": "huge"}}, "the teachers are big"),
+        ({"x": {**MIMIC, "L2": False}}, "has no loss"),
+        ({"x": {**MIMIC, "ADAPTER": "conv"}}, "ADAPTER 'conv'"),
+        ({"x": {**MIMIC, "STOP": 0}}, "schedule"),
+        ({"x": {"METHOD": "FactorTransfer", "AT": ["backbone:p3"]}}, "needs a trained paraphraser"),
+        ({"x": {"METHOD": "FeatureMimicking", "STUDENT": "backbone:p3", "TEACHER": "backbone:p4"}}, "stride"),
+        ({"x": {**MIMIC, "AT": ["proposal_generator.rpn_head:0:1"]}}, "STUDENT_CHANNELS"),
+    ],
+)
+def test_mistakes_are_told_when_built(teacher, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        made(teacher, **pairs)
+
+
+def test_undeclared_channels_can_be_given(teacher):
+    at = {"AT": ["proposal_generator.rpn_head:0:1"], "STUDENT_CHANNELS": 3, "TEACHER_CHANNELS": 3}
+    assert set(made(teacher, rpn={**MIMIC, **at}).distill) == {"rpn_rpn_head_0_1"}
+
+
+def test_a_teacher_needs_config_and_weights(teacher, tmp_path):
+    with pytest.raises(ValueError, match=r"TEACHERS\.big has no CONFIG"):
+        made({"WEIGHTS": teacher["WEIGHTS"]}, fm=MIMIC)
+    with pytest.raises(ValueError, match="'big' has no WEIGHTS"):
+        made({"CONFIG": teacher["CONFIG"]}, fm=MIMIC)
+    with pytest.raises(FileNotFoundError, match="no file here"):
+        made({"CONFIG": "no/such.yaml", "WEIGHTS": teacher["WEIGHTS"]}, fm=MIMIC)
+    with pytest.raises(ValueError, match=r"TEACHERS\.big: unknown key WEIGHT; valid are CONFIG, WEIGHTS, OPTS"):
+        made({**teacher, "WEIGHT": "x"}, fm=MIMIC)
+
+
+def test_a_teacher_of_another_format_and_class_count_is_built_from_its_own_config(tmp_path):
+    cfg = detector_cfg(classes=9)
+    cfg.INPUT.FORMAT = "RGB"
+    teacher = load_teacher(*save_teacher(tmp_path, cfg).values())
+    assert (teacher.input_format, teacher.model.roi_heads.num_classes) == ("RGB", 9)
+
+
+def test_a_distilled_config_can_teach(teacher, tmp_path):
+    cfg = distill_cfg(detector_cfg(), teacher, {"fm": MIMIC})
+    loaded = load_teacher(*save_teacher(tmp_path, cfg, seed=3).values())
+    assert set(loaded.model.state_dict()) == set(build(detector_cfg()).state_dict())
+
+
+def test_unnamed_overrides_of_a_teacher_reach_its_config(tmp_path):
+    node = save_teacher(tmp_path, detector_cfg())
+    loaded = load_teacher(**{k.lower(): v for k, v in node.items()}, options=["MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"])
+    assert loaded.model.pixel_mean.flatten().tolist() == [1, 2, 3]
+
+
+def test_the_zoo_finds_ours_then_detectron2s():
+    assert isinstance(get_config("BCCD-Detection/student_lcnet_fpn_ft.yaml"), CfgNode)
+    assert get_config_file("BCCD-Detection/Base-BCCD.yaml").endswith("Base-BCCD.yaml")
+    assert find_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml").endswith("faster_rcnn_R_50_FPN_1x.yaml")
+    assert published_weights("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml").endswith("model_final_b275ba.pkl")
+    assert published_weights("BCCD-Detection/Base-BCCD.yaml") == ""
+    with pytest.raises(FileNotFoundError, match="BCCD-Detection/Base-BCCD.yaml"):
+        get_config_file("nothing.yaml")
