@@ -1,8 +1,6 @@
 """Knowledge distillation for object detectors, as an extension of detectron2."""
 
 from .config import add_distill_config, get_cfg
-
-
 from .meta_arch import Distiller, ParaphraserPretrainer
 from .pairs import Pair, Pairs
 from .taps import FeatureTap

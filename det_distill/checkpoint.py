@@ -131,7 +131,9 @@ class _StrictCheckpointer(DetectionCheckpointer):
         constants = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")
         extra = [k for k in incompatible.unexpected_keys if not any(c in k for c in constants)]
         if extra and not checkpoint.get("matching_heuristics", False):
-            wrong.append(f"{len(extra)} tensors of the file have no place in the model: {', '.join(extra[:8])}")
+            wrong.append(
+                f"{len(extra)} tensors of the file have no place in the model: {', '.join(extra[:8])}"
+            )
         if wrong:
             raise ValueError("; ".join(wrong))
         return incompatible

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,14 @@ from .pairs import Pair, Pairs
 from .taps import FeatureSpec, feature_spec
 from .teachers import Teacher, Teachers, as_teacher
 
-__all__ = ["add_distill_config", "build_pairs", "build_teachers", "complete_config", "get_cfg", "load_teacher"]
+__all__ = [
+    "add_distill_config",
+    "build_pairs",
+    "build_teachers",
+    "complete_config",
+    "get_cfg",
+    "load_teacher",
+]
 
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
 PAIR_KEYS: dict[str, Any] = {
@@ -120,7 +126,9 @@ def build_teacher(cfg: CfgNode, name: str) -> Teacher:
     """Build one teacher of the config from its own config; nothing of that is copied into `cfg`."""
     node = cfg.DISTILL.TEACHERS[name]
     if not node.CONFIG:
-        raise ValueError(f"DISTILL.TEACHERS.{name} has no CONFIG: name its YAML or LazyConfig file, or a zoo config")
+        raise ValueError(
+            f"DISTILL.TEACHERS.{name} has no CONFIG: name its YAML or LazyConfig file, or a zoo config"
+        )
     return load_teacher(
         node.CONFIG,
         node.WEIGHTS,
@@ -243,12 +251,12 @@ def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:
     if not name and len(teachers) == 1:
         return next(iter(teachers.values()))
     if name not in teachers:
-        raise ValueError(f"TEACHER_NAME {name!r}: the teachers are {', '.join(teachers) or 'none (DISTILL.TEACHERS)'}")
+        raise ValueError(
+            f"TEACHER_NAME {name!r}: the teachers are {', '.join(teachers) or 'none (DISTILL.TEACHERS)'}"
+        )
     return teachers[name]
 
 
 def _spec(model: nn.Module, address: str, channels: int) -> FeatureSpec:
     spec = feature_spec(model, address)
     return spec._replace(channels=channels) if channels else spec
-
-

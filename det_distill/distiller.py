@@ -55,22 +55,23 @@ class Distiller(nn.Module):
         self._teachers = teachers if isinstance(teachers, Teachers) else Teachers(**(teachers or {}))
         self._clock = clock
         self._forwards = 0
-        self._pair_teacher = {name: self._teacher_name(name, pair) for name, pair in self._pairs().items()}
+        self._pair_teacher = {
+            name: self._teacher_name(name, pair) for name, pair in self.distill.by_name().items()
+        }
         unused = set(self._teachers) - set(self._pair_teacher.values())
         if unused:
-            raise ValueError(f"no pair uses the teacher(s) {', '.join(sorted(unused))}: add a pair or drop them")
+            raise ValueError(
+                f"no pair uses the teacher(s) {', '.join(sorted(unused))}: add a pair or drop them"
+            )
         self._bind()
         self.register_state_dict_post_hook(_to_plain_names)
         self.register_load_state_dict_pre_hook(_from_plain_names)
         self.register_load_state_dict_post_hook(_report_plain_names)
 
-    def _pairs(self) -> dict[str, Pair]:
-        return dict(self.distill.items())  # type: ignore[arg-type]
-
     def _teacher_name(self, name: str, pair: Pair) -> str:
         if pair.teacher_name is None and len(self._teachers) == 1:
             return next(iter(self._teachers))
-        if pair.teacher_name not in self._teachers:
+        if pair.teacher_name is None or pair.teacher_name not in self._teachers:
             raise ValueError(
                 f"pair {name!r} asks for teacher {pair.teacher_name!r}; "
                 f"there are: {', '.join(self._teachers) or 'none'}"
@@ -80,10 +81,10 @@ class Distiller(nn.Module):
     def _bind(self) -> None:
         needed: set[str] = set()
         for teacher_name, teacher in self._teachers.items():
-            addresses = self._teacher_addresses(teacher_name, self._pairs())
+            addresses = self._teacher_addresses(teacher_name, self.distill.by_name())
             teacher.bind(self.student, addresses)
             needed.update(teacher.student_addresses(addresses))
-        for name, pair in self._pairs().items():
+        for name, pair in self.distill.by_name().items():
             needed.update(pair.student)
             model = self._teachers[self._pair_teacher[name]].model
             try:
@@ -120,7 +121,7 @@ class Distiller(nn.Module):
         iteration = self.iteration
         losses, student, teachers = self.observe(batch, iteration)
         sizes = image_sizes(batch)
-        for name, pair in self._pairs().items():
+        for name, pair in self.distill.by_name().items():
             values = pair(
                 student, teachers.get(self._pair_teacher[name], {}), image_sizes=sizes, iteration=iteration
             )
@@ -141,21 +142,21 @@ class Distiller(nn.Module):
         Returns:
             The student's own losses; address -> value of the student; teacher -> address -> value.
         """
-        pairs = self._pairs() if iteration is None else self.distill.active(iteration)
+        pairs = self.distill.by_name() if iteration is None else self.distill.active(iteration)
         wanted = {t: self._teacher_addresses(t, pairs) for t in self._teachers}
         own = [a for pair in pairs.values() for a in pair.student]
-        replayed = [a for t, used in wanted.items() if used for a in self._teachers[t].student_addresses(used)]
+        replayed = [
+            a for t, used in wanted.items() if used for a in self._teachers[t].student_addresses(used)
+        ]
         with self._tap.record({*own, *replayed}) as values:
             losses = dict(self.student(batch))
         seen = {t: self._teachers[t](batch, values, used) for t, used in wanted.items() if used}
         return losses, values, seen
 
-    def teacher_feature(
-        self, pair: str, seen: Mapping[str, Mapping[str, Any]]
-    ) -> tuple[str, Any, int | None]:
-        """Return address, value and stride of what `pair` reads in its teacher, from what `observe` returned."""
-        its = self._pairs()[pair]
-        return its.teacher[0], seen[self._pair_teacher[pair]][its.teacher[0]], its.stride
+    def teacher_feature(self, pair: str, seen: Mapping[str, Mapping[str, Any]]) -> tuple[Tensor, int | None]:
+        """Return the teacher's feature that `pair` reads, and its stride, from what `observe` returned."""
+        its = self.distill.by_name()[pair]
+        return seen[self._pair_teacher[pair]][its.teacher[0]], its.stride
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)

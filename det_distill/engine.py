@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, default_setup
 from detectron2.evaluation import DatasetEvaluator
@@ -45,11 +47,14 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return `DefaultTrainer`'s hooks and ours."""
-        self.checkpointer = StudentCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=self.checkpointer.checkpointables["trainer"], seed=self._seed
+        self.checkpointer: DetectionCheckpointer = StudentCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self), seed=self._seed
         )
         name = os.path.basename(os.path.normpath(self.cfg.OUTPUT_DIR))
-        ours: list[HookBase] = [SeedEachStep(self._seed), CalibrateHashes(self.cfg.DISTILL.CALIBRATION_BATCHES)]
+        ours: list[HookBase] = [
+            SeedEachStep(self._seed),
+            CalibrateHashes(self.cfg.DISTILL.CALIBRATION_BATCHES),
+        ]
         if self.cfg.DISTILL.EVAL_TEACHERS and len(self.cfg.DATASETS.TEST):
             ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR))
         return [*ours, *super().build_hooks(), ProgressBar(self.cfg.PROGRESS_BAR, name)]

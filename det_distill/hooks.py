@@ -23,7 +23,15 @@ from .distiller import Distiller
 from .losses import LSH
 from .padding import image_sizes, valid_cells
 
-__all__ = ["CalibrateHashes", "EvaluateTeachers", "ProgressBar", "RunSeed", "SeedEachStep", "calibrate_hashes", "plain_model"]
+__all__ = [
+    "CalibrateHashes",
+    "EvaluateTeachers",
+    "ProgressBar",
+    "RunSeed",
+    "SeedEachStep",
+    "calibrate_hashes",
+    "plain_model",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +52,7 @@ class RunSeed:
         self.value = seed if seed >= 0 else comm.shared_random_seed()
 
     def __call__(self) -> int:
+        """Return the seed."""
         return self.value
 
     def state_dict(self) -> dict[str, int]:
@@ -81,18 +90,16 @@ class CalibrateHashes(HookBase):
 
     def before_train(self) -> None:  # noqa: D102
         model = plain_model(self.trainer.model)
-        if not _waiting_hashes(model):
+        if not isinstance(model, Distiller) or not _waiting_hashes(model):
             return
         calibrate_hashes(model, itertools.islice(self.trainer.data_loader, self._batches))
 
 
-def _waiting_hashes(model: nn.Module) -> list[tuple[str, LSH]]:
-    if not isinstance(model, Distiller):
-        return []
+def _waiting_hashes(model: Distiller) -> list[tuple[str, LSH]]:
     return [
         (name, loss)
-        for name, pair in model.distill.items()
-        for loss in pair.losses.values()  # type: ignore[union-attr,operator]
+        for name, pair in model.distill.by_name().items()
+        for loss in pair.losses.values()
         if isinstance(loss, LSH) and loss.needs_calibration
     ]
 
@@ -118,7 +125,7 @@ def calibrate_hashes(model: Distiller, batches: Iterable[Any]) -> None:
         for batch in tqdm(batches, desc="estimating hash biases", disable=None, leave=False):
             _, _, seen = model.observe(batch)
             for name, loss in waiting:
-                address, feature, stride = model.teacher_feature(name, seen)
+                feature, stride = model.teacher_feature(name, seen)
                 loss.observe(feature, valid_cells(feature, stride, image_sizes(batch)))
     for name, loss in waiting:
         loss.calibrate()

@@ -14,7 +14,6 @@ from .adapters import Paraphraser
 from .config import build_pairs, build_student, build_teacher, build_teachers, complete_config
 from .taps import feature_spec
 
-
 __all__ = ["Distiller", "ParaphraserPretrainer"]
 
 
@@ -74,7 +73,9 @@ class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
         cfg = cfg.clone()
         complete_config(cfg)
         name = cfg.DISTILL.PARAPHRASER.TEACHER or next(iter(cfg.DISTILL.TEACHERS), "")
-        if name not in cfg.DISTILL.TEACHERS or (len(cfg.DISTILL.TEACHERS) > 1 and not cfg.DISTILL.PARAPHRASER.TEACHER):
+        if name not in cfg.DISTILL.TEACHERS or (
+            len(cfg.DISTILL.TEACHERS) > 1 and not cfg.DISTILL.PARAPHRASER.TEACHER
+        ):
             raise ValueError(
                 f"DISTILL.PARAPHRASER.TEACHER {name!r}: name one of {', '.join(cfg.DISTILL.TEACHERS) or 'none'}"
             )
@@ -108,7 +109,11 @@ def _wanted_sites(cfg: CfgNode, teacher: str) -> dict[str, tuple[float, bool]]:
         for address in [node.TEACHER] if node.TEACHER else [node.AT] if isinstance(node.AT, str) else node.AT:
             wanted = (node.RATE, node.BATCH_NORM)
             if sites.setdefault(address, wanted) != wanted:
-                raise ValueError(f"DISTILL.PAIRS.{name}: another pair wants a different paraphraser at {address!r}")
+                raise ValueError(
+                    f"DISTILL.PAIRS.{name}: another pair wants a different paraphraser at {address!r}"
+                )
     if not sites:
-        raise ValueError(f"no FactorTransfer pair of teacher {teacher!r} says where paraphrasers are to be trained")
+        raise ValueError(
+            f"no FactorTransfer pair of teacher {teacher!r} says where paraphrasers are to be trained"
+        )
     return sites

@@ -166,8 +166,11 @@ def _norm_guard(ratio: float, *, has_l2: bool, bias: str, address: str) -> float
         return ratio if ratio > 0 else None
     if has_l2 and bias != "zero":
         return None
-    logger.info("%s: hashing %s, so student features count as no longer than twice the teacher's "
-                "(MAX_NORM_RATIO)", address, "with a zero bias" if has_l2 else "without an L2 term")
+    logger.info(
+        "%s: hashing %s, so student features count as no longer than twice the teacher's (MAX_NORM_RATIO)",
+        address,
+        "with a zero bias" if has_l2 else "without an L2 term",
+    )
     return 2.0
 
 
@@ -175,7 +178,8 @@ def _classifier_std(teacher: Side) -> float:
     weight = teacher.teacher.classifier_weight() if teacher.teacher else None
     if weight is None:
         raise ValueError(
-            f"{teacher.address!r}: this teacher has no classifier whose weight gives the hashes' standard deviation: set STD"
+            f"{teacher.address!r}: this teacher has no classifier whose weight gives the hashes' standard deviation: "
+            "set STD"
         )
     return float(weight.float().std())
 

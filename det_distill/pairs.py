@@ -138,13 +138,12 @@ class Pair(nn.Module):
             t_maps = [self._adapt(self.teacher_adapter, _full_precision(teacher[a])) for a in self.teacher]
         aligned = [self._align(s, t) for s, t in zip(s_maps, t_maps, strict=True)]
         valid = [valid_cells(s, self.stride, image_sizes) for s, _ in aligned]
+        sides: list[Any] = [[s for s, _ in aligned], [t for _, t in aligned]]
+        keywords: dict[str, Any] = {} if valid[0] is None else {"valid": valid}
         if len(aligned) == 1:
-            (s, t), v = aligned[0], valid[0]
-        else:
-            s, t, v = tuple(s for s, _ in aligned), tuple(t for _, t in aligned), tuple(valid)
-        keywords = {} if v is None or (isinstance(v, tuple) and v[0] is None) else {"valid": v}
+            sides, keywords = [side[0] for side in sides], {k: v[0] for k, v in keywords.items()}
         return {
-            name: self.weights[name] * factor * self.losses[name or "loss"](s, t, **keywords)
+            name: self.weights[name] * factor * self.losses[name or "loss"](*sides, **keywords)
             for name in self.terms
         }
 
@@ -202,9 +201,15 @@ class Pairs(nn.ModuleDict):
             if not isinstance(pair, Pair):
                 raise ValueError(f"pair {name!r} must be a Pair, not {type(pair).__name__}")
             if not name.isidentifier() or hasattr(nn.ModuleDict, name):
-                raise ValueError(f"{name!r} cannot name a pair; use letters, digits and '_', for example 'ft_p3'")
+                raise ValueError(
+                    f"{name!r} cannot name a pair; use letters, digits and '_', for example 'ft_p3'"
+                )
         super().__init__(pairs)
 
     def active(self, iteration: int) -> dict[str, Pair]:
         """Return the pairs that count at `iteration`, by name."""
-        return {name: pair for name, pair in self.items() if pair.schedule(iteration) > 0}  # type: ignore[operator]
+        return {name: pair for name, pair in self.by_name().items() if pair.schedule(iteration) > 0}
+
+    def by_name(self) -> dict[str, Pair]:
+        """Return the pairs as a plain dict."""
+        return dict(self.items())  # type: ignore[arg-type]

@@ -57,7 +57,9 @@ class ParaphraserTrainee(nn.Module):
         super().__init__()
         roi = [a for a in sites if a.startswith("roi_heads.")]
         if not sites or roi:
-            raise ValueError(f"paraphrasers are trained on feature maps of the whole image, not on {roi or 'nothing'}")
+            raise ValueError(
+                f"paraphrasers are trained on feature maps of the whole image, not on {roi or 'nothing'}"
+            )
         self._teacher = teacher
         teacher.bind(SimpleNamespace(input_format=input_format), tuple(sites))
         self._sites = {address: _short(address, sites) for address in sites}
@@ -76,7 +78,9 @@ class ParaphraserTrainee(nn.Module):
             for address, name in self._sites.items()
         }
         if not self.training:
-            return {name: (float(raw.detach()), float(scaled.detach())) for name, (raw, scaled) in errors.items()}
+            return {
+                name: (float(raw.detach()), float(scaled.detach())) for name, (raw, scaled) in errors.items()
+            }
         if self._log is not None:
             for name, (_, scaled) in errors.items():
                 self._log(f"reconstruct_scaled_{name}", float(scaled.detach()))
@@ -132,7 +136,9 @@ def trained_paraphraser(
     """
     how = "train it with META_ARCHITECTURE: ParaphraserPretrainer and this config's TEACHERS and PAIRS"
     if not path:
-        raise ValueError(f"factor transfer at {address!r} needs a trained paraphraser (PARAPHRASER: file): {how}")
+        raise ValueError(
+            f"factor transfer at {address!r} needs a trained paraphraser (PARAPHRASER: file): {how}"
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the paraphraser file {path!r} of {address!r} does not exist: {how}")
     state = read_weights(path)
@@ -140,7 +146,9 @@ def trained_paraphraser(
     own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     if not own:
         sites = {k.split(".")[1].replace("/", ".") for k in state if k.startswith("paraphrasers.")}
-        raise ValueError(f"{path} has no paraphraser for {address!r}; it has: {', '.join(sorted(sites)) or 'none'}")
+        raise ValueError(
+            f"{path} has no paraphraser for {address!r}; it has: {', '.join(sorted(sites)) or 'none'}"
+        )
     made_for = bytes(_fingerprint_of(state)).decode()
     if teacher is not None and made_for != teacher:
         raise ValueError(
@@ -166,6 +174,7 @@ def _load_strictly(module: Paraphraser, state: Mapping[str, Tensor], path: str, 
             if expected.get(k) != found.get(k)
         ]
         raise ValueError(
-            f"the paraphraser in {path} does not fit {address!r} (another RATE or BATCH_NORM?): " + "; ".join(wrong[:4])
+            f"the paraphraser in {path} does not fit {address!r} (another RATE or BATCH_NORM?): "
+            + "; ".join(wrong[:4])
         )
     module.load_state_dict(state)

@@ -105,8 +105,9 @@ def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
         return FeatureSpec(channels=module.out_features)
     if isinstance(module, nn.Conv2d):
         return FeatureSpec(channels=module.out_channels)
-    if parsed.keys == ("0",) and isinstance(getattr(module, "cls_score", None), nn.Linear):
-        return FeatureSpec(channels=module.cls_score.out_features)
+    classifier = getattr(module, "cls_score", None)
+    if parsed.keys == ("0",) and isinstance(classifier, nn.Linear):
+        return FeatureSpec(channels=classifier.out_features)
     return FeatureSpec()
 
 
@@ -119,10 +120,8 @@ def _only_width(module: nn.Module, attribute: str, keys: Sequence[str]) -> int |
 def _pick(value: Any, address: _Address) -> Any:
     for key in address.keys:
         try:
-            if isinstance(value, Mapping):
-                value = value[key] if key in value else value[int(key)]
-            else:
-                value = value[int(key)]
+            by_name = isinstance(value, Mapping) and key in value
+            value = value[key if by_name else int(key)]
         except (KeyError, IndexError, ValueError, TypeError):
             if isinstance(value, Mapping):
                 has = "the keys " + ", ".join(map(str, value))

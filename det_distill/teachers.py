@@ -140,9 +140,7 @@ class RCNNTeacher(Teacher):
         input_format: ``"RGB"`` or ``"BGR"``; default: the model's own ``input_format``, or else the student's.
     """
 
-    def __init__(
-        self, model: nn.Module, *, precision: str = "auto", input_format: str | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, *, precision: str = "auto", input_format: str | None = None) -> None:
         super().__init__(model, precision=precision)
         self.input_format = input_format or getattr(model, "input_format", None)
         self._shares_pixels = False

@@ -9,8 +9,7 @@ from torch import nn
 
 from det_distill import Distiller, Pair, Pairs
 from det_distill.adapters import Conv1x1
-from det_distill.losses import LSH
-from det_distill.losses import L2
+from det_distill.losses import L2, LSH
 from tests.tiny import batch, build, detector_cfg
 
 
@@ -119,7 +118,9 @@ def test_a_batch_of_unequal_images_equals_the_images_alone():
         s = model.student.backbone(images)["p3"]
         t = model.teachers["big"].model.backbone(images)["p3"]
         pair = model.distill["ft"]
-        return pair({"backbone:p3": s}, {"backbone:p3": t}, image_sizes=[x["image"].shape[-2:] for x in samples])[""]
+        return pair(
+            {"backbone:p3": s}, {"backbone:p3": t}, image_sizes=[x["image"].shape[-2:] for x in samples]
+        )[""]
 
     model.distill["ft"].stride = 8
     padded = term(data)

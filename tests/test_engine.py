@@ -35,7 +35,15 @@ def cfg(folder):
     made.DISTILL.CALIBRATION_BATCHES = 2
     made.DISTILL.EVAL_TEACHERS = False
     made.SOLVER.IMS_PER_BATCH = 2
-    run(folder, made, "paraphraser", "MODEL.META_ARCHITECTURE", "ParaphraserPretrainer", "SOLVER.MAX_ITER", "2")
+    run(
+        folder,
+        made,
+        "paraphraser",
+        "MODEL.META_ARCHITECTURE",
+        "ParaphraserPretrainer",
+        "SOLVER.MAX_ITER",
+        "2",
+    )
     return made
 
 
@@ -123,7 +131,9 @@ def test_the_teachers_ap_is_measured_once_and_logged(folder, cfg):
     assert {"AP", "AP50"} <= set(found["results"]["bbox"]) and "AP50" in found["results"]["voc"]
     assert {"big/bbox/AP50", "bbox/AP50"} < set(metrics(folder, "measured"))
     before = file.stat().st_mtime_ns
-    trainer = run(folder, cfg, "measured", "SOLVER.MAX_ITER", "3", "DISTILL.EVAL_TEACHERS", "True", resume=True)
+    trainer = run(
+        folder, cfg, "measured", "SOLVER.MAX_ITER", "3", "DISTILL.EVAL_TEACHERS", "True", resume=True
+    )
     hook = next(h for h in trainer._hooks if type(h).__name__ == "EvaluateTeachers")
     hook._evaluate = lambda _: pytest.fail("measured again")
     hook.before_train()

@@ -39,8 +39,13 @@ def test_the_bias_is_minus_the_median_of_the_teachers_projections():
     model = distiller(LSH.random(24, 6, 1.0, bias="median"))
     lsh = model.distill["h"].losses["loss"]
     rows = []
-    hook = model.teachers["t"].model.roi_heads.box_head.register_forward_hook(lambda m, a, out: rows.append(out))
-    state, statistics = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items() if "student" in k}
+    hook = model.teachers["t"].model.roi_heads.box_head.register_forward_hook(
+        lambda m, a, out: rows.append(out)
+    )
+    state, statistics = (
+        torch.get_rng_state(),
+        {k: v.clone() for k, v in model.state_dict().items() if "student" in k},
+    )
     calibrate_hashes(model.eval(), [batch(seed=1), batch(seed=2)])
     hook.remove()
     assert torch.allclose(lsh.bias, -(torch.cat(rows) @ lsh.weight.T).median(0).values, atol=1e-4)

@@ -37,8 +37,11 @@ def overrides(tmp_path_factory):
         "model.pairs.box_lsh.loss.dim=48",
         "model.pairs.box_lsh.loss.hashes=64",
         "model.pairs.p3.weight=5.0",
-        *[f"dataloader.{part}.dataset.names.{k}={v}" for part in ("train", "test") for k, v in
-          (("root", root), ("split", "all"))],
+        *[
+            f"dataloader.{part}.dataset.names.{k}={v}"
+            for part in ("train", "test")
+            for k, v in (("root", root), ("split", "all"))
+        ],
         "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
         "dataloader.test.mapper.augmentations.0.short_edge_length=64",
         "dataloader.train.total_batch_size=2",
@@ -100,7 +103,9 @@ def test_detectron2s_own_unmodified_script_runs_the_example(overrides):
     """Set DETECTRON2_LAZYCONFIG_TRAIN_NET to detectron2's tools/lazyconfig_train_net.py; no package carries it."""
     script = os.environ.get("DETECTRON2_LAZYCONFIG_TRAIN_NET", "")
     if not os.path.isfile(script):
-        pytest.skip("DETECTRON2_LAZYCONFIG_TRAIN_NET does not name detectron2's tools/lazyconfig_train_net.py")
+        pytest.skip(
+            "DETECTRON2_LAZYCONFIG_TRAIN_NET does not name detectron2's tools/lazyconfig_train_net.py"
+        )
     spec = importlib.util.spec_from_file_location("lazyconfig_train_net", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

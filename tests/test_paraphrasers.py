@@ -77,7 +77,12 @@ def test_a_trained_paraphraser_is_loaded_frozen(tmp_path):
 )
 def test_a_missing_or_mismatching_file_is_an_error(tmp_path, change, error, message):
     path, model, _ = saved(tmp_path)
-    arguments = {"path": path, "address": "backbone:p2", "channels": 24, "teacher": model._teacher.fingerprint}
+    arguments = {
+        "path": path,
+        "address": "backbone:p2",
+        "channels": 24,
+        "teacher": model._teacher.fingerprint,
+    }
     trained_paraphraser(**arguments)
     with pytest.raises(error, match=message):
         trained_paraphraser(**{**arguments, **change})

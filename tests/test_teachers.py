@@ -67,7 +67,15 @@ def test_roi_pairs_run_each_head_once_and_never_the_teachers_rpn_or_sampling():
     own, its = Calls(**parts(model.student)), Calls(**parts(teacher))
     step(model)
     assert own.count == dict.fromkeys(own.count, 1)
-    expected = {"backbone": 1, "rpn": 0, "rpn_head": 0, "pooler": 1, "head": 1, "predictor": 1, "roi_heads": 0}
+    expected = {
+        "backbone": 1,
+        "rpn": 0,
+        "rpn_head": 0,
+        "pooler": 1,
+        "head": 1,
+        "predictor": 1,
+        "roi_heads": 0,
+    }
     assert its.count == expected
 
 

@@ -3,8 +3,8 @@
 
     python tools/benchmark.py --config-file CONFIG [--size H W] [--random-weights] [KEY VALUE ...]
 
-What the ratio distilled / (plain + teacher) has above 1 is the cost of adapters, losses and taps. The learning
-rate is 0, and every pair counts from the start.
+What the ratio distilled / (plain + teacher) has above 1 is the cost of adapters, losses and taps. The
+learning rate is 0, and every pair counts from the start.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _config(args: argparse.Namespace) -> CfgNode:
 
 def _measure(cfg: CfgNode, args: argparse.Namespace) -> Report:
     images = cfg.SOLVER.IMS_PER_BATCH
-    batches = synthetic_batches(cfg, *args.size, images) if args.size else data_batches(cfg)
+    batches = synthetic_batches(cfg, args.size[0], args.size[1], images) if args.size else data_batches(cfg)
     steps = Steps(cfg, batches)
     seconds = steps.measure(args.iterations)
     inputs = {"teacher": steps.teacher_inputs()}

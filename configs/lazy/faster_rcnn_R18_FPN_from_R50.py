@@ -36,7 +36,9 @@ for key in ("mask_in_features", "mask_pooler", "mask_head"):
 
 model = L(Distiller)(
     student=student,
-    teachers=L(Teachers)(r50=L(load_teacher)(config="COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", weights="")),
+    teachers=L(Teachers)(
+        r50=L(load_teacher)(config="COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", weights="")
+    ),
     pairs=L(Pairs)(
         p3=L(Pair)(student="backbone:p3", teacher="backbone:p3", loss=L(L2)(), weight=1.0, stride=8),
         p4=L(Pair)(student="backbone:p4", teacher="backbone:p4", loss=L(L2)(), weight=1.0, stride=16),

@@ -64,8 +64,8 @@ def draw_detections(
 ) -> Path:
     """Write a PNG: the objects in the first column, the detectors' boxes in the others.
 
-    A box is right if it overlaps an object of its class by an intersection over union of 0.5 or more that no
-    box of higher score has claimed; see `hits`. The number of right, wrong and missed ones stands below each photo.
+    A box is right if it overlaps an object of its class by an intersection over union of 0.5 or more that no box
+    of higher score has claimed; see `hits`. Below each photo stands how many are right, wrong and missed.
 
     Args:
         photos: rows.
@@ -78,11 +78,15 @@ def draw_detections(
         ValueError: nothing to draw, or a column that does not have one array per photo.
     """
     if not photos or any(len(c.found) != len(photos) for c in columns):
-        raise ValueError("draw_detections needs one photo or more, and each column one array of boxes per photo")
+        raise ValueError(
+            "draw_detections needs one photo or more, and each column one array of boxes per photo"
+        )
     figure, axes = _grid(photos, 1 + len(columns))
     names = list(class_names) if len(class_names) > 1 else []
     for row, photo in enumerate(photos):
-        _draw(axes[row][0], photo.pixels, [(*b, "object") for b in photo.boxes], _labels(names, photo.classes))
+        _draw(
+            axes[row][0], photo.pixels, [(*b, "object") for b in photo.boxes], _labels(names, photo.classes)
+        )
         axes[row][0].set_xlabel(f"{len(photo.boxes)} objects", fontsize=9)
         for column, detector in enumerate(columns, 1):
             found = detector.found[row]
@@ -101,7 +105,7 @@ def draw_detections(
 def hits(photo: Photo, found: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for each of the boxes `found` (D, 6) whether it is a new object of its class, as (D,).
 
-    In the order of falling scores each box claims the object of its class that it overlaps most, by VOC rules: if
+    By VOC rules: in the order of falling scores each box claims the object of its class that it overlaps most. If
     that one is claimed already, or the intersection over union is less than 0.5, the box is wrong.
     """
     right = np.zeros(len(found), dtype=bool)
@@ -174,9 +178,9 @@ def _draw(
         frame.set_path_effects([withStroke(linewidth=2.6, foreground="black", alpha=0.55)])
         axis.add_patch(frame)
         if label:
-            axis.text(x0 + 2, y0 + 2, label, fontsize=6, color=_COLOURS[kind], va="top", clip_on=True).set_path_effects(
-                [withStroke(linewidth=1.5, foreground="black")]
-            )
+            axis.text(
+                x0 + 2, y0 + 2, label, fontsize=6, color=_COLOURS[kind], va="top", clip_on=True
+            ).set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
 def _save(figure: Figure, path: Path, threshold: float) -> Path:

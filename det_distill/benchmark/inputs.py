@@ -1,4 +1,4 @@
-"""What a benchmark needs where there is no data and no trained teacher: noise, and files of random weights."""
+"""What a benchmark needs where there is no data and no trained teacher: noise, and random weights."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def data_batches(cfg: CfgNode, count: int = 4) -> list[Batch]:
 
 
 def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
-    """Return a copy of the config whose teachers and paraphrasers are files of random weights, written to `folder`.
+    """Return a copy of the config whose teachers and paraphrasers are files of random weights.
 
-    They are loaded as strictly as trained ones. The time of a step does not depend on what the weights are worth.
+    They are loaded as strictly as trained ones. The time of a step does not depend on what weights are worth.
 
     Args:
         cfg: a distillation.
-        folder: has to exist as long as the config is built from.
+        folder: where they are written; must exist for as long as models are built from the config.
     """
     cfg = cfg.clone()
     cfg.defrost()

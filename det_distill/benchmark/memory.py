@@ -1,8 +1,8 @@
 """Peak memory of one part of a distilled step, each measured in a process of its own.
 
-On a GPU: the most that torch's allocator had handed out, weights included. On the CPU: the largest resident set
-(``VmHWM``) less the resident set before anything was built, Linux only; allocators keep some of what is freed, so
-take differences below some 20 MB for nothing.
+On a GPU: the most that torch's allocator had handed out, weights included. On the CPU: the largest resident
+set (``VmHWM``) less the resident set before anything was built, Linux only; allocators keep some of what is
+freed, so take differences below some 20 MB for nothing.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Report:
     def ratios(self) -> dict[str, float]:
         """Return name -> median over the repeats of each repeat's own ratio.
 
-        Both sides of a ratio were measured within seconds of each other, so that a machine that is now faster,
-        now slower, does not change it.
+        Both sides of a ratio were measured within seconds of each other, so that a machine that is now
+        faster, now slower, does not change it.
         """
         return {name: statistics.median(self._quotients(parts)) for name, parts in _RATIOS.items()}
 
@@ -61,7 +61,7 @@ class Report:
         return [d / s for d, s in zip(self.seconds["distilled"], sums, strict=True)]
 
     def memory_bound(self) -> int | None:
-        """Return plain step + teachers' weights + tapped features in bytes; None if memory was not measured."""
+        """Return plain step + teachers' weights + tapped features in bytes; None if not measured."""
         plain = self.peak_bytes.get("plain")
         return None if plain is None else plain + self.teacher_bytes + self.tapped_bytes
 
@@ -79,8 +79,8 @@ class Report:
         if bound is not None:
             weights, tapped = self.teacher_bytes / 1e6, self.tapped_bytes / 1e6
             lines.append(
-                f"memory: distilled step {self.peak_bytes['distilled'] / 1e6:.0f} MB; plain step + teacher weights "
-                f"{weights:.0f} + tapped features {tapped:.0f} = {bound / 1e6:.0f} MB"
+                f"peak of plain step + teacher weights {weights:.0f} MB + tapped features {tapped:.0f} MB "
+                f"= {bound / 1e6:.0f} MB; distilled step / that: {self.peak_bytes['distilled'] / bound:.3f}"
             )
         return "\n".join(lines)
 
@@ -90,7 +90,7 @@ class Report:
         Path(path).write_text(json.dumps({**asdict(self), **derived}, indent=1) + "\n")
 
     def write_csv(self, path: str) -> None:
-        """Write one row of settings, medians in milliseconds, ratios and peaks in megabytes, below a header."""
+        """Write a header and one row: settings, medians in milliseconds, ratios, peaks in megabytes."""
         row = {
             **self.setting,
             **{f"{part} ms": round(1e3 * seconds, 3) for part, seconds in self.medians().items()},

@@ -50,8 +50,8 @@ def build_distiller(cfg: CfgNode, batches: Sequence[Batch]) -> Distiller:
     model = build_model(cfg)
     if not isinstance(model, Distiller) or not model.distill:
         raise ValueError(
-            "nothing to compare: the config needs MODEL.META_ARCHITECTURE 'Distiller', DISTILL.ENABLED True and "
-            "a pair"
+            "nothing to compare: the config needs MODEL.META_ARCHITECTURE 'Distiller', DISTILL.ENABLED True "
+            "and a pair"
         )
     _with_weights(model, cfg)
     calibrate_hashes(model, batches)
@@ -154,7 +154,7 @@ class Steps:
                 teacher(self._batches[self._now], student)
 
     def pairs(self) -> None:
-        """Adapters and losses, paraphraser included: forward, and backward as far as the student's features."""
+        """Adapters and losses, paraphraser too: forward, and backward as far as the student's features."""
         student, teachers = self._observed[self._now]
         leaves = {address: _leaf(value) for address, value in student.items()}
         with autocast(self._cfg):

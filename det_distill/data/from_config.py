@@ -40,7 +40,7 @@ def _register(
     where: str,
     name: str,
     entry: Any,
-    register: Callable[..., None],
+    register: Callable[..., object],
     keys: Mapping[str, str],
     *,
     required: tuple[str, ...],

@@ -56,7 +56,9 @@ def _seeded(*numbers: int) -> Iterator[None]:
 class _MappedByPosition(Dataset):
     """Maps (position in the stream, index) to a sample; the randomness is a function of seed and position."""
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict | None], seed: int) -> None:
+    def __init__(
+        self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict | None], seed: int
+    ) -> None:
         self.dicts = DatasetFromList(list(dicts), copy=False)
         self.mapper = mapper
         self.seed = seed
@@ -72,7 +74,9 @@ class _MappedByPosition(Dataset):
                 if sample is not None:
                     return sample
                 index = random.randrange(len(self.dicts))
-        raise RuntimeError(f"the mapper dropped {_MAX_TRIES} images in a row; is the data set empty after filtering?")
+        raise RuntimeError(
+            f"the mapper dropped {_MAX_TRIES} images in a row; is the data set empty after filtering?"
+        )
 
     def _read(self, index: int) -> dict[str, Any] | None:
         entry = self.dicts[index]
@@ -150,7 +154,9 @@ def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader
     )
     world = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH < world or cfg.SOLVER.IMS_PER_BATCH % world:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {world} processes")
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {world} processes"
+        )
     return ResumableLoader(
         dicts,
         DatasetMapper(cfg, True),

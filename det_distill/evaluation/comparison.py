@@ -20,8 +20,8 @@ class ComparisonRow:
 
     Attributes:
         name: what the table calls it.
-        results: ``bbox/AP``, ``bbox/AP50`` (COCO rules) and ``voc/AP50`` (VOC rules), in percent; a missing one
-            is shown as "-".
+        results: ``bbox/AP``, ``bbox/AP50`` (COCO rules) and ``voc/AP50`` (VOC rules), in percent; a missing
+            one is shown as "-".
         cost: what one image costs.
     """
 
@@ -65,7 +65,9 @@ def comparison_text(rows: Sequence[ComparisonRow]) -> str:
     lines = _cells(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
         for line in lines
     ]
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:], "", _explanation(rows)])
@@ -85,8 +87,8 @@ def _number(value: float, decimals: int) -> str:
 
 def _explanation(rows: Sequence[ComparisonRow]) -> str:
     """What was measured how; sizes, devices and threads once if they are the same for all rows."""
-    text = "AP and AP50 in percent by COCO rules, AP50 (VOC) by VOC rules (area under the curve). 1 GFLOP is 1e9 "
-    text += "multiply-adds of one image"
+    text = "AP and AP50 in percent by COCO rules, AP50 (VOC) by VOC rules (area under the curve). "
+    text += "1 GFLOP is 1e9 multiply-adds of one image"
     settings = {(r.cost.height, r.cost.width, r.cost.device, r.cost.threads) for r in rows}
     if len(settings) == 1:
         height, width, device, threads = settings.pop()

@@ -27,7 +27,9 @@ def get_config_file(name: str) -> str:
     """
     path = _folder() / name
     if not path.is_file():
-        known = sorted(str(p.relative_to(_folder())) for p in _folder().rglob("*") if p.suffix in (".yaml", ".py"))
+        known = sorted(
+            str(p.relative_to(_folder())) for p in _folder().rglob("*") if p.suffix in (".yaml", ".py")
+        )
         raise FileNotFoundError(f"det_distill has no config {name!r}; it has: {', '.join(known)}")
     return str(path)
 

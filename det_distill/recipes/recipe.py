@@ -6,7 +6,7 @@ steps:
   - {name: teacher, config: demo/teacher.yaml}
   - name: student
     config: demo/student.yaml               # a file, or a config of det_distill's or detectron2's model zoo
-    options: {DISTILL.TEACHERS.teacher.WEIGHTS: "{teacher}"}      # the checkpoint that step `teacher` ends with
+    options: {DISTILL.TEACHERS.teacher.WEIGHTS: "{teacher}"}   # the checkpoint that step `teacher` ends with
 compare: {teacher: teacher, student distilled: student}           # optional: rows of the table -> steps
 picture: {photos: 3, threshold: 0.5}        # optional: what the compared steps find on test photos
 export: student                             # optional: the step whose student is exported
@@ -145,8 +145,13 @@ def _recipe(path: str, content: Any, output: str | None) -> Recipe:
     names = [step.name for step in steps]
     compare = content.get("compare") or {}
     if not isinstance(compare, Mapping):
-        raise ValueError("'compare' must map the rows of the table to steps, as in {student alone: student_alone}")
-    for where, name in [*((f"compare: {row}", n) for row, n in compare.items()), ("export", content.get("export"))]:
+        raise ValueError(
+            "'compare' must map the rows of the table to steps, as in {student alone: student_alone}"
+        )
+    for where, name in [
+        *((f"compare: {row}", n) for row, n in compare.items()),
+        ("export", content.get("export")),
+    ]:
         if name is not None and name not in names:
             raise ValueError(f"{where}: there is no step {name!r}{_nearest(str(name), names)}")
     picture = _picture(content["picture"]) if "picture" in content else None
@@ -170,14 +175,16 @@ def _step(entry: Any, number: int) -> Step:
     name, options = _text(entry["name"], f"{where}: name"), entry.get("options") or {}
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise ValueError(
-            f"{where}: the name {name!r} becomes a folder: use letters, digits, '_' and '-', and none of the names "
-            f"{', '.join(_RESERVED)}"
+            f"{where}: the name {name!r} becomes a folder: use letters, digits, '_' and '-', and none of the "
+            f"names {', '.join(_RESERVED)}"
         )
     if not isinstance(options, Mapping):
         raise ValueError(f"step {name}: 'options' must map config keys to values")
     for key, value in options.items():
         if not isinstance(key, str) or isinstance(value, Mapping):
-            raise ValueError(f"step {name}: write option {key!r} with its full key, as in SOLVER.MAX_ITER: 100")
+            raise ValueError(
+                f"step {name}: write option {key!r} with its full key, as in SOLVER.MAX_ITER: 100"
+            )
     return Step(name, _text(entry["config"], f"step {name}: config"), dict(options))
 
 
@@ -193,8 +200,8 @@ def _check_order(steps: tuple[Step, ...]) -> None:
                 )
             if ref not in names[:position]:
                 raise ValueError(
-                    f"step {step.name} starts from {{{ref}}}, which does not come before it: steps run in the order "
-                    "of the list, and none can start from itself or in a circle"
+                    f"step {step.name} starts from {{{ref}}}, which does not come before it: steps run in the "
+                    "order of the list, and none can start from itself or in a circle"
                 )
 
 
@@ -214,7 +221,9 @@ def _check_keys(entry: Any, valid: tuple[str, ...], where: str, required: Iterab
         raise ValueError(f"{where} must be a mapping with the keys {', '.join(valid)}, not {entry!r}")
     for key in entry:
         if key not in valid:
-            raise ValueError(f"{where}: unknown key {key!r}{_nearest(str(key), valid)}; valid are {', '.join(valid)}")
+            raise ValueError(
+                f"{where}: unknown key {key!r}{_nearest(str(key), valid)}; valid are {', '.join(valid)}"
+            )
     for key in required:
         if entry.get(key) is None:
             raise ValueError(f"{where} needs {key!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from .recipe import CHECKPOINT, Recipe, Step
 from .state import StepState, exclusive, fingerprint, move_aside, read_state, write_state
 from .subprocess_log import StepFailed, run_logged
 
-__all__ = ["DATA", "TRAIN_COMMAND", "check_configs", "run_recipe"]
+__all__ = ["DATA", "check_configs", "duration", "run_recipe"]
 
 DATA: Mapping[str, Callable[[Path], Path]] = {"tree_tiles": prepare_demo_tiles}
 """The demonstration sets that a recipe's ``data`` can name; each is made in the folder of the data sets."""
@@ -33,7 +32,7 @@ def check_configs(recipe: Recipe) -> dict[str, CfgNode]:
     In them ``{step}`` is replaced by a path that does not exist and does not depend on the output folder.
 
     Raises:
-        ValueError: a config is missing, or has unknown keys, methods or values; the message begins with the step.
+        ValueError: a config is missing, or has unknown keys, methods or values; the message names the step.
     """
     if recipe.data is not None and recipe.data not in DATA:
         raise ValueError(f"{recipe.path}: data {recipe.data!r} is unknown; there is {', '.join(DATA)}")
@@ -69,8 +68,8 @@ def run_recipe(
 ) -> dict[str, CfgNode]:
     """Run the steps of a recipe that are not finished yet.
 
-    A step whose config or input files changed since it ran is run again from scratch; its old folder is moved to
-    ``<output>/replaced``. A step that was interrupted goes on from its last readable checkpoint.
+    A step whose config or input files changed since it ran is run again from scratch; its old folder is moved
+    to ``<output>/replaced``. A step that was interrupted goes on from its last readable checkpoint.
 
     Args:
         recipe: the recipe.

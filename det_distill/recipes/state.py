@@ -1,4 +1,4 @@
-"""What a step's folder was made from, and whether it is finished: how a recipe goes on where it was interrupted."""
+"""What a step's folder was made from, and whether it is finished: how a recipe goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_state(folder: Path) -> StepState | None:
         return StepState(**json.loads((folder / _FILE).read_text()))
     if folder.exists() and any(not f.name.startswith(_FILE) for f in folder.iterdir()):
         raise FileExistsError(
-            f"{folder} holds files that no recipe made: remove the folder, or choose another one with --output"
+            f"{folder} holds files that no recipe made: remove it, or choose another folder with --output"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""A child process whose console goes to a file, while its progress bar stays visible and its end is certain."""
+"""A child process whose console goes to a file, while its progress bar stays visible; it ends when we do."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ class StepFailed(RuntimeError):
     """A step's process ended with an error; the message is for the person at the console."""
 
 
-def run_logged(command: Sequence[str], log: Path, *, keep: Sequence[int] = (), bar: TextIO | None = None) -> int:
+def run_logged(
+    command: Sequence[str], log: Path, *, keep: Sequence[int] = (), bar: TextIO | None = None
+) -> int:
     """Run a command to its end and return its exit status (-N: killed by signal N).
 
-    Standard output goes to the end of `log`, and so does standard error, but for progress bars, which are shown.
-    The child is ended when this function is left by an exception (such as Ctrl-C), with all processes of its
-    session, and, on Linux, when this process dies in any other way.
+    Standard output goes to the end of `log`, and so does standard error, but for progress bars, which are
+    shown. The child is ended, with all processes of its session, when this function is left by an exception
+    (such as Ctrl-C), and, on Linux, when this process dies in any other way.
 
     Args:
         command: program and arguments.
@@ -64,7 +66,7 @@ def run_logged(command: Sequence[str], log: Path, *, keep: Sequence[int] = (), b
 
 
 def _channel(bar: TextIO) -> tuple[int, int]:
-    """(reading, writing) end: a terminal if the bar is shown on one, so that the child draws it as on a terminal."""
+    """(reading, writing) end: a terminal if the bar is shown on one, so that the child draws it likewise."""
     if not bar.isatty():
         return os.pipe()
     reader, writer = pty.openpty()
@@ -134,7 +136,7 @@ class BarFilter:
         self._in_bar = self._line_open = False
 
     def write(self, chunk: bytes) -> None:
-        r"""Pass on what was written at once. A bar is redrawn at once: what follows without ``\r`` is other text."""
+        r"""Pass on what was written at once; a bar is redrawn at once, so what follows without ``\r`` is other text."""
         if self._in_bar and chunk[:1] not in (b"\r", b"\n"):
             self._in_bar = False
         for part in re.split(rb"([\r\n])", chunk):

@@ -1,0 +1,127 @@
+"""Times, ratios and memory of a distilled step: derived by hand, and on a tiny detector."""
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from det_distill.benchmark import PARTS, Report, Steps, synthetic_batches, with_random_weights
+from tests.tiny import detector_cfg, distill_cfg
+
+TOOL = str(Path(__file__).parents[1] / "tools" / "benchmark.py")
+PAIRS = {
+    "ft": {"METHOD": "FactorTransfer", "AT": ["backbone:p3"], "START": 100, "STOP": 200},
+    "fm": {"METHOD": "FeatureMimicking", "AT": ["roi_heads.box_head"], "LSH": True},
+}
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """A distillation whose teacher's and paraphraser's weights do not exist."""
+    teacher = detector_cfg(width=8, fpn=24)
+    (tmp_path / "teacher.yaml").write_text(teacher.dump())
+    return distill_cfg(detector_cfg(), {"CONFIG": str(tmp_path / "teacher.yaml"), "WEIGHTS": "no.pth"}, PAIRS)
+
+
+@pytest.fixture
+def steps(cfg, tmp_path):
+    return Steps(with_random_weights(cfg, tmp_path), synthetic_batches(cfg, 64, 96, 2))
+
+
+def test_ratios_are_medians_of_each_repeats_own_ratio():
+    seconds = {
+        "plain": [1.0, 2.0, 9.0],
+        "teacher": [1.0, 2.0, 1.0],
+        "pairs": [2.0, 1.0, 2.0],
+        "distilled": [4.0, 5.0, 24.0],
+    }
+    report = Report({}, seconds, {"plain": 70, "distilled": 90}, teacher_bytes=20, tapped_bytes=3)
+    assert report.medians() == {"plain": 2.0, "teacher": 1.0, "pairs": 2.0, "distilled": 5.0}
+    assert list(report.ratios().values()) == [24 / 9, 2.0, 1.0]  # of 4, 2.5, 24/9; of 2, 5/4, 2.4; of 1, 1, 2
+    assert report.memory_bound() == 93
+
+
+def test_every_part_is_timed_as_often_as_asked_and_changes_no_weight(steps):
+    before = {k: v.clone() for k, v in steps.distiller.state_dict().items()}
+    times = steps.measure(2, warm_up=1)
+    assert list(times) == list(PARTS) and all(len(t) == 2 and min(t) > 0 for t in times.values())
+    after = steps.distiller.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_pairs_count_whatever_their_schedule(steps):
+    assert all(pair.schedule(0) == 1 for pair in steps.distiller.distill.values())
+    steps.use(0)
+    steps.distilled()
+    gradients = [p.grad for p in steps.distiller.distill["ft_p3"].student_adapter.parameters()]
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_teachers_run_on_what_is_handed_over_and_their_sizes_are_known(steps):
+    assert sorted(steps.teacher_inputs()) == ["backbone@input", "roi_heads:0"]
+    teacher = steps.distiller.teachers["big"].model
+    assert steps.teacher_bytes() == sum(4 * t.numel() for t in [*teacher.parameters(), *teacher.buffers()])
+    # p3 of 64 x 96: 8 x 12 cells of 24 channels; 16 RoIs of 24 features; 2 images; 4 bytes
+    assert steps.tapped_bytes() == 2 * 4 * (8 * 12 * 24 + 16 * 24)
+
+
+def test_synthetic_boxes_lie_in_the_image_and_are_of_known_classes(cfg):
+    for batch in synthetic_batches(cfg, 40, 90, 3):
+        assert [x["image"].shape for x in batch] == [(3, 40, 90)] * 3
+        for objects in (x["instances"] for x in batch):
+            boxes = objects.gt_boxes.tensor
+            assert (boxes >= 0).all() and (boxes <= torch.tensor([90, 40, 90, 40]) + 1e-4).all()
+            assert (objects.gt_boxes.area() > 40 / 8 * 90 / 8 - 1e-3).all()
+            assert objects.gt_classes.max() < cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    with pytest.raises(ValueError, match="0 x 90"):
+        synthetic_batches(cfg, 0, 90, 3)
+
+
+def test_a_config_that_distils_nothing_is_an_error(cfg):
+    cfg.DISTILL.ENABLED = False
+    with pytest.raises(ValueError, match="nothing to compare"):
+        Steps(cfg, synthetic_batches(cfg, 64, 96, 2))
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, cfg):
+    cfg.DISTILL.PAIRS = CfgNode({"fm": cfg.DISTILL.PAIRS.fm})
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+
+    def tool(*arguments):
+        options = ["--config-file", str(tmp_path / "cfg.yaml"), "--size", "64", "96", "--iterations", "1"]
+        monkeypatch.setattr(sys, "argv", [TOOL, *options, *arguments])
+        runpy.run_path(TOOL, run_name="__main__")
+
+    return tool
+
+
+def test_the_tool_prints_a_table_and_writes_the_same_numbers(run, tmp_path, capsys):
+    files = ["--json", str(tmp_path / "b.json"), "--csv", str(tmp_path / "b.csv")]
+    run("--random-weights", "--no-memory", "--teacher-precision", "bfloat16", *files)
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "b.json").read_text())
+    with open(tmp_path / "b.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["teacher precision"] == "bfloat16" and row["size"] == "64x96"
+    for name, ratio in written["ratios"].items():
+        assert f"{name} " in printed and f"{ratio:.3f}\n" in printed
+        assert float(row[name]) == pytest.approx(ratio, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_peak_memory_is_measured_in_processes_of_their_own(run, tmp_path):
+    run("--random-weights", "--json", str(tmp_path / "b.json"))
+    peaks = json.loads((tmp_path / "b.json").read_text())["peak_bytes"]
+    assert sorted(peaks) == ["distilled", "plain", "teacher"]
+    assert 1e5 < peaks["plain"] < 2e8 and peaks["distilled"] < 3e8
+
+
+def test_missing_weights_end_in_one_sentence(run):
+    with pytest.raises(SystemExit, match=r"benchmark.py: the weights 'no.pth' of teacher 'big' do not exist"):
+        run("--no-memory")

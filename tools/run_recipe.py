@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Run a recipe: trainings that each start from files of earlier ones, then a table, a picture, an export.
+
+    python tools/run_recipe.py RECIPE [--output FOLDER] [--from STEP] [--num-gpus N]
+
+Run the same command again after an interruption: finished steps are skipped, the interrupted one goes on from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from det_distill.recipes import StepFailed, load_recipe, run_recipe, write_report
+from det_distill.recipes.runner import duration
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    p = argparse.ArgumentParser(prog="run_recipe.py", description=__doc__.split("\n")[0])
+    p.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or its name below configs/ (demo/recipe.yaml)"
+    )
+    p.add_argument("--output", metavar="FOLDER", help="instead of the recipe's own output folder")
+    p.add_argument(
+        "--from",
+        dest="restart_from",
+        metavar="STEP",
+        help="run STEP again from scratch, and every step that starts from its files",
+    )
+    p.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="for each step; default: 1, or the CPU"
+    )
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the steps, then write the report."""
+    args = parser().parse_args(arguments)
+    logging.getLogger("det_distill.engine").setLevel(logging.ERROR)  # the steps' own logs say it
+    start = time.monotonic()
+    recipe = load_recipe(args.recipe, args.output)
+    train = [sys.executable, str(Path(__file__).with_name("train_net.py")), "--num-gpus", str(args.num_gpus)]
+    configs = run_recipe(recipe, train, restart_from=args.restart_from, say=_say)
+    write_report(recipe, configs, say=_say)
+    _say(f"\nAll done in {duration(time.monotonic() - start)}.")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. Run the same command again to continue where it stopped.")
+    except StepFailed as error:
+        sys.exit(f"\n{error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"run_recipe.py: {error}")
