@@ -5,12 +5,13 @@ An *address* is the path of a module, as in ``model.named_modules()``, followed 
 * nothing: the module's output                       ``roi_heads.box_head``
 * ``:key`` (several in a row): a part of that output  ``backbone:p3``, ``roi_heads.box_predictor:0``
 * ``@input``: the module's first positional input     ``roi_heads.box_predictor@input``
+* ``@input1``: its second one, and so on              ``roi_heads.pooler@input1``
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -38,20 +39,21 @@ class FeatureSpec(NamedTuple):
 class _Address(NamedTuple):
     text: str
     module: str
-    is_input: bool
+    argument: int | None
     keys: tuple[str, ...]
 
 
 def _parse(address: str) -> _Address:
     head, *keys = address.split(":")
     path, at, what = head.partition("@")
-    if at and what != "input":
-        raise AddressError(f"address {address!r}: after '@' only 'input' is known, not {what!r}")
+    number = what.removeprefix("input")
+    if at and (not what.startswith("input") or not (number.isdigit() or not number)):
+        raise AddressError(f"address {address!r}: after '@' comes 'input' or 'input1', not {what!r}")
     if not path or not all(keys):
         raise AddressError(
             f"address {address!r} is not of the form 'module.path', 'module.path:key' or 'module.path@input'"
         )
-    return _Address(address, path, bool(at), tuple(keys))
+    return _Address(address, path, int(number or 0) if at else None, tuple(keys))
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -88,8 +90,8 @@ def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
     """
     parsed = _parse(address)
     module = resolve(model, address)
-    if parsed.is_input:
-        return FeatureSpec(channels=_only_width(module, "in_features", parsed.keys))
+    if parsed.argument is not None:
+        return FeatureSpec(channels=_only_width(module, parsed))
     shape = getattr(module, "output_shape", None)
     shape = shape() if callable(shape) else shape
     if isinstance(shape, Mapping):
@@ -111,10 +113,10 @@ def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
     return FeatureSpec()
 
 
-def _only_width(module: nn.Module, attribute: str, keys: Sequence[str]) -> int | None:
+def _only_width(module: nn.Module, address: _Address) -> int | None:
     layers = [module, *module.children()]
-    widths = {getattr(m, attribute) for m in layers if isinstance(m, nn.Linear)}
-    return widths.pop() if len(widths) == 1 and not keys else None
+    widths = {m.in_features for m in layers if isinstance(m, nn.Linear)}
+    return widths.pop() if len(widths) == 1 and not address.keys and address.argument == 0 else None
 
 
 def _pick(value: Any, address: _Address) -> Any:
@@ -211,12 +213,15 @@ class FeatureTap:
 
     def _hook(self, address: _Address, recorder: _Recorder) -> torch.utils.hooks.RemovableHandle:
         module = self._modules[address.text]
-        if address.is_input:
+        argument = address.argument
+        if argument is not None:
 
             def before(_: nn.Module, args: tuple[Any, ...]) -> None:
-                if not args:
-                    raise TapError(f"tap {address.text!r}: the module was called without positional input")
-                recorder.take(address, args[0])
+                if len(args) <= argument:
+                    raise TapError(
+                        f"tap {address.text!r}: the module was called with {len(args)} positional inputs"
+                    )
+                recorder.take(address, args[argument])
 
             return module.register_forward_pre_hook(before)
 

@@ -127,7 +127,8 @@ class RCNNTeacher(Teacher):
     """A detectron2 detector: runs backbone, RPN head, box head and box predictor only as far as they are tapped.
 
     RoI features are those of the *student's* sampled proposals, pooled from the teacher's maps: ``roi_heads`` returns
-    them in training, and they are replayed through the teacher's own pooler, head and predictor. The teacher's RPN
+    them in training (C4 heads hand them to their pooler), and they are replayed through the teacher's own pooler, head
+    and predictor. The teacher's RPN
     never proposes and its heads never sample. Box-regression classes, class counts and backbones may differ.
 
     The student's normalised images are used as they are when both models agree on pixel mean, std and format;
@@ -143,6 +144,7 @@ class RCNNTeacher(Teacher):
     def __init__(self, model: nn.Module, *, precision: str = "auto", input_format: str | None = None) -> None:
         super().__init__(model, precision=precision)
         self.input_format = input_format or getattr(model, "input_format", None)
+        self._proposals = "roi_heads:0"
         self._shares_pixels = False
         self._reverses_channels = False
 
@@ -150,6 +152,8 @@ class RCNNTeacher(Teacher):
         super().bind(student, addresses)
         for address in addresses:
             self._check_reachable(address)
+        heads = getattr(student, "roi_heads", None)
+        self._proposals = "roi_heads.pooler@input1" if hasattr(heads, "pooler") else "roi_heads:0"
         own, other = self.input_format, getattr(student, "input_format", None)
         self._reverses_channels = bool(own and other and own != other)
         self._shares_pixels = not self._reverses_channels and all(
@@ -181,7 +185,7 @@ class RCNNTeacher(Teacher):
     def student_addresses(self, addresses: Collection[str]) -> tuple[str, ...]:  # noqa: D102
         needed = ("backbone@input",) if self._shares_pixels else ()
         roi = any(a.startswith("roi_heads.") for a in addresses)
-        return (*needed, "roi_heads:0") if roi else needed
+        return (*needed, self._proposals) if roi else needed
 
     def classifier_weight(self) -> Tensor | None:  # noqa: D102
         predictor = getattr(getattr(self.model, "roi_heads", None), "box_predictor", None)
@@ -200,13 +204,13 @@ class RCNNTeacher(Teacher):
         if any(a.split(":")[0].split("@")[0].split(".")[0] == "head" for a in addresses):
             self.model.head([features[f] for f in self.model.head_in_features])  # type: ignore[operator,union-attr]
         if any(a.startswith("roi_heads.") for a in addresses):
-            self._run_roi_heads(features, student["roi_heads:0"], addresses)
+            self._run_roi_heads(features, student[self._proposals], addresses)
 
     def _run_roi_heads(
         self, features: Mapping[str, Tensor], proposals: Sequence[Any], addresses: Collection[str]
     ) -> None:
         heads: Any = self.model.roi_heads
-        boxes = [p.proposal_boxes for p in proposals]
+        boxes = [getattr(p, "proposal_boxes", p) for p in proposals]
         if hasattr(heads, "box_pooler"):
             x = heads.box_pooler([features[f] for f in heads.box_in_features], boxes)
             if all(a.startswith("roi_heads.box_pooler") for a in addresses if a.startswith("roi_heads.")):

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from det_distill.benchmark import PARTS, Report, Steps, synthetic_batches, with_random_weights
+from det_distill.benchmark.steps import build_distiller, build_plain
 from tests.tiny import detector_cfg, distill_cfg
 
 TOOL = str(Path(__file__).parents[1] / "tools" / "benchmark.py")
@@ -52,6 +53,13 @@ def test_every_part_is_timed_as_often_as_asked_and_changes_no_weight(steps):
     assert list(times) == list(PARTS) and all(len(t) == 2 and min(t) > 0 for t in times.values())
     after = steps.distiller.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_plain_and_distilled_student_start_alike_because_proposals_depend_on_weights(cfg, tmp_path):
+    cfg = with_random_weights(cfg, tmp_path)
+    plain, distilled = build_plain(cfg), build_distiller(cfg, synthetic_batches(cfg, 64, 96, 2)).student
+    states = plain.state_dict(), distilled.state_dict()
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
 def test_pairs_count_whatever_their_schedule(steps):
