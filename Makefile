@@ -13,6 +13,9 @@ ifeq ($(CI)$(wildcard /dev/nvidiactl /dev/dxg),true)
 export UV_EXCLUDE := .ci/exclude-without-gpu.txt
 endif
 
+# The tests' tensors are tiny: more threads only wait for each other, minutes long on a busy machine.
+test test-all check: export OMP_NUM_THREADS ?= 1
+
 .PHONY: env demo test test-all check format help
 
 env: $(STAMP)  ## Install everything into .venv (the default; does nothing if it is up to date)

@@ -64,8 +64,8 @@ def draw_detections(
 ) -> Path:
     """Write a PNG: the objects in the first column, the detectors' boxes in the others.
 
-    A box is right if it overlaps an object of its class by an intersection over union of 0.5 or more that no box
-    of higher score has claimed; see `hits`. Below each photo stands how many are right, wrong and missed.
+    A box is right if it overlaps an object of its class by an intersection over union of 0.5 or more that no
+    box of higher score has claimed; see `hits`. Below each photo stands how many are right, wrong and missed.
 
     Args:
         photos: rows.
@@ -105,8 +105,8 @@ def draw_detections(
 def hits(photo: Photo, found: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for each of the boxes `found` (D, 6) whether it is a new object of its class, as (D,).
 
-    By VOC rules: in the order of falling scores each box claims the object of its class that it overlaps most. If
-    that one is claimed already, or the intersection over union is less than 0.5, the box is wrong.
+    By VOC rules: in the order of falling scores each box claims the object of its class that it overlaps most.
+    If that one is claimed already, or the intersection over union is less than 0.5, the box is wrong.
     """
     right = np.zeros(len(found), dtype=bool)
     claimed: set[int] = set()

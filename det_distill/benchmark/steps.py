@@ -25,11 +25,16 @@ __all__ = ["PARTS", "Steps", "Training", "autocast", "build_distiller", "build_p
 PARTS = ("plain", "teacher", "pairs", "distilled")
 """What is timed, as the methods of `Steps`."""
 
+_SEED = 0
 Batch = list[dict[str, Any]]
 
 
 def build_plain(cfg: CfgNode) -> nn.Module:
-    """Return the plain student, with ``MODEL.WEIGHTS`` if the config names any."""
+    """Return the plain student, with ``MODEL.WEIGHTS`` if the config names any, else with weights of one seed.
+
+    How many boxes there are to deal with depends on the weights: `build_distiller` takes the same ones.
+    """
+    torch.manual_seed(_SEED)
     return _with_weights(build_student(cfg), cfg)
 
 
@@ -47,6 +52,7 @@ def build_distiller(cfg: CfgNode, batches: Sequence[Batch]) -> Distiller:
     cfg.defrost()
     for node in cfg.DISTILL.PAIRS.values():
         node.START, node.STOP, node.WARMUP = 0, -1, 0
+    torch.manual_seed(_SEED)
     model = build_model(cfg)
     if not isinstance(model, Distiller) or not model.distill:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Work in several steps: a YAML list of runs of the same trainer, each starting from files of earlier ones."""
+"""Work in several steps: runs of the same trainer, each starting from files of earlier ones, listed in YAML."""
 
 from .recipe import PictureOptions, Recipe, Step, load_recipe
 from .report import write_report

@@ -200,8 +200,8 @@ def _check_order(steps: tuple[Step, ...]) -> None:
                 )
             if ref not in names[:position]:
                 raise ValueError(
-                    f"step {step.name} starts from {{{ref}}}, which does not come before it: steps run in the "
-                    "order of the list, and none can start from itself or in a circle"
+                    f"step {step.name} starts from {{{ref}}}, which does not come before it: steps run in "
+                    "the order of the list, and none can start from itself or in a circle"
                 )
 
 

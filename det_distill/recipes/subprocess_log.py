@@ -136,7 +136,7 @@ class BarFilter:
         self._in_bar = self._line_open = False
 
     def write(self, chunk: bytes) -> None:
-        r"""Pass on what was written at once; a bar is redrawn at once, so what follows without ``\r`` is other text."""
+        r"""Pass on what was written at once; a bar is redrawn at once, so text without ``\r`` is no part of it."""
         if self._in_bar and chunk[:1] not in (b"\r", b"\n"):
             self._in_bar = False
         for part in re.split(rb"([\r\n])", chunk):
