@@ -47,11 +47,11 @@ COLUMNS = [
 COLUMNS += ["VOC AP50", "AP-Platelets", "AP-RBC", "AP-WBC", "AP50-Platelets", "AP50-RBC", "AP50-WBC"]
 
 
-def train(folder: Path, config: str, options: list[str], arguments: argparse.Namespace) -> float:
-    """Run one config unless it is finished; return its minutes."""
-    finished = folder / "minutes.json"
+def train(folder: Path, config: str, options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one config unless it is finished; return its minutes, commit and number of threads."""
+    finished = folder / "finished.json"
     if finished.is_file():
-        return float(json.loads(finished.read_text()))
+        return dict(json.loads(finished.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -66,15 +66,17 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
         "DETECTRON2_DATASETS": str(arguments.data),
         "OMP_NUM_THREADS": str(arguments.threads),
     }
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     begin = time.monotonic()
     with open(folder / "console.log", "a") as log:
         done = subprocess.run(command + settings, stdout=log, stderr=log, env=environment)
     if done.returncode:
         raise SystemExit(f"{config} failed; see {folder / 'console.log'}")
-    minutes = (time.monotonic() - begin) / 60
-    finished.write_text(json.dumps(minutes))
-    print(f"{folder.name}: {minutes:.1f} min", flush=True)
-    return minutes
+    minutes = round((time.monotonic() - begin) / 60, 1)
+    facts = {"minutes": minutes, "commit": commit.stdout.strip(), "threads": arguments.threads}
+    finished.write_text(json.dumps(facts))
+    print(f"{folder.name}: {minutes} min", flush=True)
+    return facts
 
 
 def logged(folder: Path) -> dict[str, Any]:
@@ -85,22 +87,18 @@ def logged(folder: Path) -> dict[str, Any]:
     return values
 
 
-def row(name: str, config: str, seed: int, folder: Path, minutes: float, threads: int) -> dict[str, Any]:
+def row(name: str, config: str, seed: int, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Return one line of the results file."""
     values = logged(folder)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
-    result = {c: round(values[f"bbox/{c}"], 2) for c in COLUMNS if f"bbox/{c}" in values}
     return {
         "model": name,
         "config": f"{CONFIGS}/{config}.yaml",
         "seed": seed,
-        "commit": commit.stdout.strip(),
         "hardware": hardware(),
-        "threads": threads,
         "iterations": int(values["iteration"]) + 1,
-        "minutes": round(minutes, 1),
         "VOC AP50": round(values["voc/AP50"], 2),
-        **result,
+        **{c: round(values[f"bbox/{c}"], 2) for c in COLUMNS if f"bbox/{c}" in values},
+        **facts,
     }
 
 
@@ -135,12 +133,12 @@ def main() -> None:
 
     output = arguments.output.resolve()
     teacher = output / "teacher"
-    minutes = {("teacher", 0): train(teacher, TEACHER, [], arguments)}
+    rows = [row("teacher", TEACHER, 0, teacher, train(teacher, TEACHER, [], arguments))]
     weights = ["DISTILL.TEACHERS.lite2.WEIGHTS", str(teacher / "model_final.pth")]
     train(output / "paraphraser", PARAPHRASER, weights, arguments)
     paraphraser = ["DISTILL.PAIRS.ft.PARAPHRASER", str(output / "paraphraser/model_final.pth")]
 
-    def student(name: str, seed: int) -> tuple[Path, float]:
+    def student(name: str, seed: int) -> dict[str, Any]:
         config = STUDENTS[name]
         options = ["SEED", str(seed), *arguments.options]
         if config != STUDENTS["student alone"]:
@@ -148,14 +146,11 @@ def main() -> None:
         if "_ft" in config:
             options += paraphraser
         folder = output / f"{config}_seed{seed}"
-        return folder, train(folder, config, options, arguments)
+        return row(name, config, seed, folder, train(folder, config, options, arguments))
 
     jobs = [(name, seed) for seed in arguments.seeds for name in STUDENTS]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(lambda job: student(*job), jobs))
-    rows = [row("teacher", TEACHER, 0, teacher, minutes["teacher", 0], arguments.threads)]
-    for (name, seed), (folder, spent) in zip(jobs, runs, strict=True):
-        rows.append(row(name, STUDENTS[name], seed, folder, spent, arguments.threads))
+        rows += list(pool.map(lambda job: student(*job), jobs))
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with open(arguments.results, "w", newline="") as f:
         writer = csv.DictWriter(f, COLUMNS)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .distiller import DISTILL_PREFIX
 
-__all__ = ["StudentCheckpointer", "load_teacher_weights", "read_weights"]
+__all__ = ["StrictCheckpointer", "StudentCheckpointer", "load_teacher_weights", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,11 @@ def _is_whole(file: str) -> bool:
     return os.path.isfile(file) and zipfile.is_zipfile(file)
 
 
-class _StrictCheckpointer(DetectionCheckpointer):
-    """Loads what `DetectionCheckpointer` can load, and raises where it would only log."""
+class StrictCheckpointer(DetectionCheckpointer):
+    """Loads what `DetectionCheckpointer` can load, and raises ValueError where it would only log.
+
+    Keys that begin with ``distill.`` are left out.
+    """
 
     def _load_file(self, filename: str) -> Any:
         with _readable(filename):
@@ -156,6 +159,6 @@ def load_teacher_weights(model: nn.Module, weights: str, *, name: str = "teacher
     if "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(f"the weights {weights!r} of teacher {name!r} do not exist")
     try:
-        _StrictCheckpointer(model).load(weights)
+        StrictCheckpointer(model).load(weights)
     except ValueError as error:
         raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error

@@ -61,8 +61,9 @@ def add_distill_config(cfg: CfgNode) -> None:
     cfg.DISTILL.EVAL_TEACHERS = True
     # batches over which the hashes' biases are estimated before training
     cfg.DISTILL.CALIBRATION_BATCHES = 50
-    # ParaphraserPretrainer: which teacher ("": the only one), and 1 (L1) or 2 (squared) reconstruction error
-    cfg.DISTILL.PARAPHRASER = CfgNode({"TEACHER": "", "P": 1})
+    # ParaphraserPretrainer: which teacher ("": the only one), 1 (L1) or 2 (squared) reconstruction error, and whether
+    # it is divided by the feature's spread, so that one learning rate suits features of every scale
+    cfg.DISTILL.PARAPHRASER = CfgNode({"TEACHER": "", "P": 1, "SCALED": False})
     # name: {ROOT, SPLIT, CLASSES, DIFFICULT} and name: {JSON, IMAGES}: data sets to register
     cfg.DATASETS.VOC = CfgNode(new_allowed=True)
     cfg.DATASETS.COCO = CfgNode(new_allowed=True)

@@ -116,6 +116,7 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Return the config of detectron2's usual command line, checked against its data, with logging set up."""
+    args.config_file = model_zoo.find_config(args.config_file)  # detectron2 logs the file's text
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_distill", abbrev_name="dd")

@@ -138,8 +138,8 @@ class EvaluateTeachers(HookBase):
     """Measures each teacher once, before the first step, and logs it beside the student's numbers.
 
     Results go to ``teachers.json`` in the output folder and, as ``<teacher>/bbox/AP`` and so on, to the trainer's
-    writers. A badly loaded teacher shows here, not after a day. Skipped where the teacher's class count is not that of
-    the data.
+    writers. A badly loaded teacher shows here, not after a day. Skipped where the teacher's class count is not the
+    student's.
 
     Args:
         evaluate: ``(callable model) -> results``.
@@ -155,14 +155,21 @@ class EvaluateTeachers(HookBase):
         known = json.loads(self._file.read_text()) if self._file.is_file() else {}
         for name, teacher in teachers.items():
             entry = known.get(name)
+            if _class_count(teacher.model) != _class_count(model.student):
+                logger.info("teacher %s has other classes than the data: its AP is not measured", name)
+                continue
             if entry is None or entry["fingerprint"] != teacher.fingerprint:
                 logger.info("measuring teacher %s (weights %s) once", name, teacher.fingerprint)
                 entry = {"fingerprint": teacher.fingerprint, "results": self._evaluate(teacher.predict)}
                 known[name] = entry
             for key, value in flatten_results_dict(entry["results"]).items():
                 self.trainer.storage.put_scalar(f"{name}/{key}", value, smoothing_hint=False)
-        if teachers and comm.is_main_process():
+        if known and comm.is_main_process():
             self._file.write_text(json.dumps(known, indent=1))
+
+
+def _class_count(detector: object) -> int | None:
+    return getattr(getattr(detector, "roi_heads", detector), "num_classes", None)
 
 
 class ProgressBar(HookBase):

@@ -90,6 +90,7 @@ class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
             "teacher": teacher,
             "sites": sites,
             "p": cfg.DISTILL.PARAPHRASER.P,
+            "scaled": cfg.DISTILL.PARAPHRASER.SCALED,
             "input_format": cfg.INPUT.FORMAT,
             "log": _log,
         }

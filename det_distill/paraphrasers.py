@@ -29,16 +29,20 @@ def _key(address: str) -> str:
 class ParaphraserTrainee(nn.Module):
     """A model whose training losses are the reconstruction errors of paraphrasers at several sites of a teacher.
 
-    ``model(batch)`` returns ``loss_reconstruct_<site>`` (raw, mean over all elements) in training. In eval mode
-    it returns, per site, the raw error and the one divided by the spread of the feature, as `Paraphraser` defines them.
+    ``model(batch)`` returns ``loss_reconstruct_<site>`` (mean over all elements, raw or scaled) in training. In
+    eval mode it returns, per site, the raw error and the one divided by the feature's spread, as `Paraphraser` defines
+    them.
     Its state holds the paraphrasers by address, and the teacher's fingerprint.
 
     Args:
         teacher: frozen; runs only what is tapped.
         sites: address in the teacher -> paraphraser.
         p: 1: L1 error (authors' code), 2: squared error (paper).
+        scaled: train on the error divided by the feature's spread (standard deviation for p = 1, variance for p = 2):
+            the gradient, and with it the learning rate, no longer depends on the feature's scale. False: raw, as the
+            authors do.
         input_format: channel order of the batches' images; None: the teacher's own.
-        log: called with (name, value) for the scaled errors while training.
+        log: called with (name, value) while training, for the form of the error that is not the loss.
 
     Raises:
         ValueError: no site, or one that is no map of the whole image.
@@ -51,6 +55,7 @@ class ParaphraserTrainee(nn.Module):
         sites: Mapping[str, Paraphraser],
         *,
         p: int = 1,
+        scaled: bool = False,
         input_format: str | None = None,
         log: Callable[[str, float], None] | None = None,
     ) -> None:
@@ -67,7 +72,7 @@ class ParaphraserTrainee(nn.Module):
         digits = torch.tensor(list(teacher.fingerprint.encode()), dtype=torch.uint8)
         self.register_buffer(_FINGERPRINT, digits)
         self._specs: dict[str, FeatureSpec] = {a: feature_spec(teacher.model, a) for a in sites}
-        self._p, self._log = p, log
+        self._p, self._scaled, self._log = p, scaled, log
 
     def forward(self, batch: Any) -> dict[str, Any]:
         """Return losses by name in training, ``{site: (raw, scaled)}`` in eval."""
@@ -82,9 +87,10 @@ class ParaphraserTrainee(nn.Module):
                 name: (float(raw.detach()), float(scaled.detach())) for name, (raw, scaled) in errors.items()
             }
         if self._log is not None:
-            for name, (_, scaled) in errors.items():
-                self._log(f"reconstruct_scaled_{name}", float(scaled.detach()))
-        return {f"loss_reconstruct_{name}": raw for name, (raw, _) in errors.items()}
+            other = "raw" if self._scaled else "scaled"
+            for name, error in errors.items():
+                self._log(f"reconstruct_{other}_{name}", float(error[not self._scaled].detach()))
+        return {f"loss_reconstruct_{name}": error[self._scaled] for name, error in errors.items()}
 
     def _error(
         self, address: str, feature: Tensor, sizes: Sequence[tuple[int, int]] | None

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoint import _StrictCheckpointer
+from ..checkpoint import StrictCheckpointer
 from ..config import build_student
 from .check import bottom_up, check_files
 from .plain_config import needs_det_distill, plain_config, read_plain_config
@@ -108,7 +108,7 @@ def _loaded(plain: CfgNode, weights: str) -> nn.Module:
         )
     model = _build(plain)
     try:
-        _StrictCheckpointer(model).load(weights)
+        StrictCheckpointer(model).load(weights)
     except ValueError as error:
         raise ValueError(
             f"{weights} does not hold the student of this config (is it a teacher's, a paraphraser's or only "

@@ -16,11 +16,14 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     wanted, offered = list(cfg.MODEL.FPN.IN_FEATURES), list(bottom_up.output_shape())
     if not wanted or not set(wanted) <= set(offered):
         raise ValueError(f"MODEL.FPN.IN_FEATURES {wanted} must name features of the backbone, {offered}.")
+    shapes = bottom_up.output_shape()
+    top = LastLevelMaxPool()
+    top.in_feature = f"p{(max(shapes[f].stride for f in wanted)).bit_length() - 1}"
     return FPN(
         bottom_up=bottom_up,
         in_features=wanted,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=top,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
