@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,14 +99,10 @@ def test_a_student_that_is_distilled_from_yaml_takes_a_lazy_teacher(overrides, t
     assert build(detector_cfg()).training
 
 
-@pytest.mark.slow
 def test_detectron2s_own_unmodified_script_runs_the_example(overrides):
-    """Set DETECTRON2_LAZYCONFIG_TRAIN_NET to detectron2's tools/lazyconfig_train_net.py; no package carries it."""
-    script = os.environ.get("DETECTRON2_LAZYCONFIG_TRAIN_NET", "")
-    if not os.path.isfile(script):
-        pytest.skip(
-            "DETECTRON2_LAZYCONFIG_TRAIN_NET does not name detectron2's tools/lazyconfig_train_net.py"
-        )
+    script = Path(sys.prefix, "share/detectron2/tools/lazyconfig_train_net.py")
+    if not script.is_file():
+        pytest.skip("this detectron2 did not bring its tools/lazyconfig_train_net.py")
     spec = importlib.util.spec_from_file_location("lazyconfig_train_net", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

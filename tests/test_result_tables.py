@@ -1,0 +1,33 @@
+"""The README's results come from benchmarks/results, by benchmarks/make_tables.py."""
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_tables():
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "benchmarks" / "make_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_table_has_the_mean_and_the_standard_deviation_over_seeds(tmp_path):
+    columns = "model,config,seed,hardware,threads,iterations,minutes,AP,AP50,VOC AP50,AP-x"
+    rows = [
+        "teacher,t,0,box,1,500,9.0,50,80,81,50",
+        "student,s,0,box,1,400,2.0,10,30,31,10",
+        "student,s,1,box,1,400,4.0,14,34,35,14",
+    ]
+    (tmp_path / "r.csv").write_text("\n".join([columns, *rows]) + "\n")
+    lines = make_tables().table(tmp_path / "r.csv").splitlines()
+    assert lines[2] == "| teacher | 1 | 50.0 | 80.0 | 81.0 | 50.0 | 9 |"
+    assert lines[3] == "| student | 2 | 12.0 ± 2.8 | 32.0 ± 2.8 | 33.0 ± 2.8 | 12.0 ± 2.8 | 3 |"
+    assert "400 iterations each, on box, 1 thread" in lines[-1]
+
+
+def test_the_readme_shows_what_the_files_say():
+    text = (ROOT / "README.md").read_text()
+    assert make_tables().filled(text) == text
+    assert "<!-- results:bccd -->" in text
