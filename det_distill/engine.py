@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, default_setup
@@ -99,12 +100,15 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
     """Return the config of a file (or zoo name) with command-line overrides; registers its data sets.
 
     Raises:
-        FileNotFoundError, ValueError, KeyError: with what is wrong in the file or the overrides.
+        FileNotFoundError, ValueError: with what is wrong in the file or the overrides.
     """
     cfg = get_cfg()
-    cfg.merge_from_file(model_zoo.find_config(path))
-    complete_config(cfg)
-    cfg.merge_from_list(list(options or []))
+    try:
+        cfg.merge_from_file(model_zoo.find_config(path))
+        complete_config(cfg)
+        cfg.merge_from_list(list(options or []))
+    except (KeyError, AssertionError, yaml.YAMLError) as error:  # as yacs reports unknown keys and odd lists
+        raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
     complete_config(cfg)
     register_from_config(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

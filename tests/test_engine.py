@@ -6,9 +6,10 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
-from det_distill.engine import Trainer, load_config
+from det_distill.engine import Trainer, load_config, setup
 from tests.tiny import build, detector_cfg, distill_cfg, save_teacher, write_voc
 
 PAIRS = {
@@ -44,6 +45,7 @@ def cfg(folder):
         "SOLVER.MAX_ITER",
         "2",
     )
+    (folder / "base.yaml").write_text(made.dump())
     return made
 
 
@@ -84,12 +86,12 @@ def test_resume_is_exact(folder, cfg):
     assert "distill.fm_box_head.losses.lsh.bias" in straight
     different = [k for k in straight if not torch.equal(straight[k], resumed[k])]
     assert not different
-    begin = build_model(load_config(str(folder / "straight.yaml"))).state_dict()
+    begin = build_model(load_config(str(folder / "base.yaml"))).state_dict()
     assert any(not torch.equal(begin[k], straight[k]) for k in begin if "student_adapter" in k)
 
 
 def test_hash_biases_are_estimated_before_the_first_step_and_leave_the_run_as_it_was(folder, cfg):
-    trainer = Trainer(load_config(str(folder / "straight.yaml"), ["OUTPUT_DIR", str(folder / "calibrated")]))
+    trainer = Trainer(load_config(str(folder / "base.yaml"), ["OUTPUT_DIR", str(folder / "calibrated")]))
     lsh = trainer.model.distill["fm_box_head"].losses["lsh"]
     statistics = trainer.model.student.backbone.bottom_up.stem.conv1.norm.running_mean.clone()
     assert lsh.needs_calibration and not lsh.bias.any()
@@ -152,6 +154,28 @@ def test_the_reconstruction_error_is_reported_raw_and_scaled(folder, cfg):
 
 
 def test_a_gpu_that_is_not_there_means_the_cpu(folder, cfg):
-    loaded = load_config(str(folder / "straight.yaml"), ["MODEL.DEVICE", "cuda"])
+    loaded = load_config(str(folder / "base.yaml"), ["MODEL.DEVICE", "cuda"])
     assert loaded.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
     assert "shapes" in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["SOLVER.MAX_ITERS", "3"], "base.yaml: Non-existent key: SOLVER.MAX_ITERS"),
+        (["SOLVER.MAX_ITER"], "base.yaml"),
+        (["DISTILL.PAIRS.ft.METHOD", "Nothing"], "'Nothing' is unknown"),
+        (["DATASETS.TRAIN", "('shapez',)"], None),
+    ],
+)
+def test_a_wrong_override_is_an_error_for_people(folder, cfg, options, message):
+    if message is None:
+        arguments = default_argument_parser().parse_args(
+            ["--config-file", str(folder / "base.yaml"), *options]
+        )
+        arguments.opts += ["OUTPUT_DIR", str(folder / "wrong")]
+        with pytest.raises(ValueError, match="'shapez' is not registered. Nearest names: shapes"):
+            setup(arguments)
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_config(str(folder / "base.yaml"), options)

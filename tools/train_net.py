@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
@@ -22,33 +23,42 @@ from det_distill.engine import Trainer, setup
 
 def main(args: argparse.Namespace) -> Any:
     """Run in each process."""
+    try:
+        run = _evaluation(args) if args.eval_only else _training(args)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_net.py: {error}")
+    return run()
+
+
+def _evaluation(args: argparse.Namespace) -> Callable[[], Any]:
     cfg = setup(args)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
+    model = Trainer.build_model(cfg)
+    StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+
+    def run() -> Any:
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg)
+
+    return run
+
+
+def _training(args: argparse.Namespace) -> Callable[[], Any]:
+    trainer = Trainer(setup(args))
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    return trainer.train
 
 
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     if not arguments.config_file:
         sys.exit("train_net.py: --config-file is missing: name a YAML file or a config of the model zoo")
-    try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"train_net.py: {error}")
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
