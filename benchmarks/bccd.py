@@ -95,7 +95,7 @@ def row(name: str, config: str, seed: int, folder: Path, facts: dict[str, Any]) 
         "config": f"{CONFIGS}/{config}.yaml",
         "seed": seed,
         "hardware": hardware(),
-        "iterations": int(values["iteration"]) + 1,
+        "iterations": int(values["iteration"]),
         "VOC AP50": round(values["voc/AP50"], 2),
         **{c: round(values[f"bbox/{c}"], 2) for c in COLUMNS if f"bbox/{c}" in values},
         **facts,

@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the steps, then write the report."""
     args = parser().parse_args(arguments)
-    logging.getLogger("det_distill.engine").setLevel(logging.ERROR)  # the steps' own logs say it
+    for name in ("det_distill", "detectron2"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the rest is in the steps' own logs
     start = time.monotonic()
     recipe = load_recipe(args.recipe, args.output)
     train = [sys.executable, str(Path(__file__).with_name("train_net.py")), "--num-gpus", str(args.num_gpus)]
