@@ -51,7 +51,10 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
     """Run one config unless it is finished; return its minutes, commit and number of threads."""
     finished = folder / "finished.json"
     if finished.is_file():
-        return dict(json.loads(finished.read_text()))
+        facts = dict(json.loads(finished.read_text()))
+        if facts.pop("options", options) != options:
+            raise SystemExit(f"{folder} was made with other options: remove it, or choose another --output")
+        return facts
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -66,7 +69,9 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
         "DETECTRON2_DATASETS": str(arguments.data),
         "OMP_NUM_THREADS": str(arguments.threads),
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
+    )
     begin = time.monotonic()
     with open(folder / "console.log", "a") as log:
         done = subprocess.run(command + settings, stdout=log, stderr=log, env=environment)
@@ -74,7 +79,7 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
         raise SystemExit(f"{config} failed; see {folder / 'console.log'}")
     minutes = round((time.monotonic() - begin) / 60, 1)
     facts = {"minutes": minutes, "commit": commit.stdout.strip(), "threads": arguments.threads}
-    finished.write_text(json.dumps(facts))
+    finished.write_text(json.dumps({**facts, "options": options}))
     print(f"{folder.name}: {minutes} min", flush=True)
     return facts
 

@@ -25,6 +25,7 @@ __all__ = [
     "complete_config",
     "get_cfg",
     "load_teacher",
+    "merge_options",
 ]
 
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
@@ -110,8 +111,26 @@ def _fill(node: Any, defaults: Mapping[str, Any], where: str) -> None:
     for key, value in defaults.items():
         if key not in node:
             node[key] = list(value) if isinstance(value, list) else value
+        elif isinstance(value, float) and type(node[key]) is int:
+            node[key] = float(node[key])
     if frozen:
         node.freeze()
+
+
+def merge_options(cfg: CfgNode, options: Sequence[Any]) -> None:
+    """Merge ``[KEY, value, ...]`` as ``cfg.merge_from_list`` does, but let a whole number stand for a float.
+
+    Raises:
+        KeyError, AssertionError, ValueError: as ``merge_from_list``.
+    """
+    merged = list(options)
+    for position in range(0, len(merged) - 1, 2):
+        node: Any = cfg
+        for part in str(merged[position]).split("."):
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        if isinstance(node, float) and str(merged[position + 1]).lstrip("+-").isdigit():
+            merged[position + 1] = float(merged[position + 1])
+    cfg.merge_from_list(merged)
 
 
 def build_teachers(cfg: CfgNode) -> Teachers:
@@ -170,7 +189,7 @@ def load_teacher(
         cfg = get_cfg()
         cfg.merge_from_file(path)
         complete_config(cfg)
-        cfg.merge_from_list(list(options))
+        merge_options(cfg, options)
         model = build_student(cfg, device)
     load_teacher_weights(model, weights or model_zoo.published_weights(config), name=name)
     return as_teacher(model.to(device), precision=precision)
@@ -199,7 +218,12 @@ def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher
     for name, node in cfg.DISTILL.PAIRS.items():
         try:
             for suffix, s_at, t_at in _sites(node):
-                pairs[f"{name}_{suffix}" if suffix else name] = _pair(node, s_at, t_at, student, teachers)
+                full = f"{name}_{suffix}" if suffix else name
+                if full in pairs:
+                    raise ValueError(
+                        f"{s_at!r} makes a second pair named {full!r}: rename one, or use STUDENT and TEACHER"
+                    )
+                pairs[full] = _pair(node, s_at, t_at, student, teachers)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"DISTILL.PAIRS.{name}: {error}") from error
     return Pairs(**pairs)
@@ -245,6 +269,7 @@ def _pair(node: CfgNode, s_at: str, t_at: str, student: nn.Module, teachers: Map
         teacher_adapter=parts.teacher_adapter,
         align=node.ALIGN,
         stride=sides[0].spec.stride,
+        teacher_stride=sides[1].spec.stride,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from .teachers import Teacher, Teachers
 __all__ = ["DISTILL_PREFIX", "Distiller"]
 
 DISTILL_PREFIX = "distill."
+_FINGERPRINT = "teacher_fingerprint"
+
+logger = logging.getLogger(__name__)
 _STUDENT_PREFIX = "student."
 
 
@@ -23,8 +27,10 @@ class Distiller(nn.Module):
     """Wraps a model that obeys ``model(batch) -> dict of losses`` in training and adds the pairs' losses.
 
     Its state is the plain student's, plus keys that begin with ``distill.``: any tool that loads a student's
-    checkpoint loads this one's, and a plain student's file loads into it, strictly too. In eval mode it *is* the
-    student. Without pairs its losses are bitwise the student's.
+    checkpoint loads this one's, and a plain student's file loads into it, strictly too. Adapters and constants that a
+    file holds for another teacher are left out, with a warning.
+
+    In eval mode it *is* the student. Without pairs its losses are bitwise the student's.
 
     Args:
         student: the model to train; the only one that remains.
@@ -64,6 +70,9 @@ class Distiller(nn.Module):
                 f"no pair uses the teacher(s) {', '.join(sorted(unused))}: add a pair or drop them"
             )
         self._bind()
+        for name, pair in self.distill.by_name().items():
+            made_for = self._teachers[self._pair_teacher[name]].fingerprint
+            pair.register_buffer(_FINGERPRINT, torch.tensor(list(made_for.encode()), dtype=torch.uint8))
         self.register_state_dict_post_hook(_to_plain_names)
         self.register_load_state_dict_pre_hook(_from_plain_names)
         self.register_load_state_dict_post_hook(_report_plain_names)
@@ -186,12 +195,30 @@ def _from_plain_names(module: nn.Module, state: dict[str, Any], prefix: str, *_:
     kept = (prefix + DISTILL_PREFIX, prefix + _STUDENT_PREFIX)
     for key in [k for k in state if k.startswith(prefix) and not k.startswith(kept)]:
         state[prefix + _STUDENT_PREFIX + key[len(prefix) :]] = state.pop(key)
-    module.__dict__["_loaded_plain_student"] = not any(k.startswith(kept[0]) for k in state)
+    left_out = [kept[0] + name + "." for name in _of_other_teachers(module, state, kept[0])]
+    for key in [k for k in state if k.startswith(tuple(left_out))]:
+        del state[key]
+    if not any(k.startswith(kept[0]) for k in state):
+        left_out.append(kept[0])
+    module.__dict__["_left_out"] = tuple(p[len(prefix) :] for p in left_out)
+
+
+def _of_other_teachers(module: nn.Module, state: Mapping[str, Any], prefix: str) -> list[str]:
+    """The pairs whose state in a file was made for another teacher than theirs; it is not theirs to load."""
+    others = []
+    for name, pair in module.distill.by_name().items():  # type: ignore[union-attr,operator]
+        saved = state.get(f"{prefix}{name}.{_FINGERPRINT}")
+        if saved is not None and not torch.equal(saved.cpu(), getattr(pair, _FINGERPRINT).cpu()):
+            logger.warning(
+                "the file's adapters of pair %r were made for another teacher and are left out", name
+            )
+            others.append(name)
+    return others
 
 
 def _report_plain_names(module: nn.Module, incompatible: Any) -> None:
-    """Name keys as the user's files do; a file without any ``distill.`` key is a plain student, nothing is missing."""
-    plain = module.__dict__.pop("_loaded_plain_student", False)
+    """Name keys as the user's files do, and do not miss what was left out: of plain students, of other teachers."""
+    left_out = module.__dict__.pop("_left_out", ())
     for keys in (incompatible.missing_keys, incompatible.unexpected_keys):
         names = [k.removeprefix(_STUDENT_PREFIX) for k in keys]
-        keys[:] = [k for k in names if not (plain and k.startswith(DISTILL_PREFIX))]
+        keys[:] = [k for k in names if not (left_out and k.startswith(left_out))]

@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 
 from . import model_zoo
 from .checkpoint import StudentCheckpointer
-from .config import complete_config, get_cfg
+from .config import complete_config, get_cfg, merge_options
 from .data import check_datasets, register_from_config
 from .data.loader import ResumableLoader, build_train_loader
 from .evaluation import DetectionEvaluator
@@ -106,7 +106,7 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
     try:
         cfg.merge_from_file(model_zoo.find_config(path))
         complete_config(cfg)
-        cfg.merge_from_list(list(options or []))
+        merge_options(cfg, options or [])
     except (KeyError, AssertionError, yaml.YAMLError) as error:  # as yacs reports unknown keys and odd lists
         raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
     complete_config(cfg)

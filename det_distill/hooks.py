@@ -152,7 +152,7 @@ class EvaluateTeachers(HookBase):
     def before_train(self) -> None:  # noqa: D102
         model = plain_model(self.trainer.model)
         teachers = model.teachers if isinstance(model, Distiller) else {}
-        known = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        known = comm.all_gather(self._known())[0]
         for name, teacher in teachers.items():
             entry = known.get(name)
             if _class_count(teacher.model) != _class_count(model.student):
@@ -165,7 +165,12 @@ class EvaluateTeachers(HookBase):
             for key, value in flatten_results_dict(entry["results"]).items():
                 self.trainer.storage.put_scalar(f"{name}/{key}", value, smoothing_hint=False)
         if known and comm.is_main_process():
-            self._file.write_text(json.dumps(known, indent=1))
+            temporary = self._file.with_suffix(".partial")
+            temporary.write_text(json.dumps(known, indent=1))
+            temporary.replace(self._file)
+
+    def _known(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text()) if self._file.is_file() else {}
 
 
 def _class_count(detector: object) -> int | None:

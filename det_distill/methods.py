@@ -155,21 +155,23 @@ def feature_mimicking(
             std or _classifier_std(teacher),
             bias=bias,
             distance=distance,
-            max_norm_ratio=_norm_guard(max_norm_ratio, has_l2=l2, bias=bias, address=teacher.address),
+            max_norm_ratio=_norm_guard(
+                max_norm_ratio,
+                diverges=distance == "bce" and (not l2 or bias == "zero"),
+                address=teacher.address,
+            ),
         )
     weights = {"l2": l2_weight, "lsh": lsh_weight}
     return Parts(losses, _embedding(student, teacher, adapter), weights={n: weights[n] for n in losses})
 
 
-def _norm_guard(ratio: float, *, has_l2: bool, bias: str, address: str) -> float | None:
-    if ratio:
+def _norm_guard(ratio: float, *, diverges: bool, address: str) -> float | None:
+    if ratio or not diverges:
         return ratio if ratio > 0 else None
-    if has_l2 and bias != "zero":
-        return None
     logger.info(
-        "%s: hashing %s, so student features count as no longer than twice the teacher's (MAX_NORM_RATIO)",
+        "%s: hashing with nothing to hold the norm, so student features count as no longer than twice the teacher's "
+        "(MAX_NORM_RATIO)",
         address,
-        "with a zero bias" if has_l2 else "without an L2 term",
     )
     return 2.0
 

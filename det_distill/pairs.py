@@ -42,6 +42,8 @@ class Pair(nn.Module):
             student's grid (``"resize"``: the strides differ).
         stride: input pixels per cell of the student's map. With it, cells that lie wholly in the padding of a batch
             of unequal images are left out of the loss.
+        teacher_stride: input pixels per cell of the teacher's map. With both, resizing first crops the two maps to the
+            part of the input that both cover: the models may pad a batch differently.
 
     Raises:
         ValueError: a schedule or `align` that makes no sense.
@@ -62,6 +64,7 @@ class Pair(nn.Module):
         teacher_adapter: nn.Module | None = None,
         align: str = "crop",
         stride: int | None = None,
+        teacher_stride: int | None = None,
     ) -> None:
         super().__init__()
         if align not in ("crop", "resize"):
@@ -82,7 +85,7 @@ class Pair(nn.Module):
         self.student_adapter = student_adapter
         self.teacher_adapter = teacher_adapter
         self.align = align
-        self.stride = stride
+        self.stride, self.teacher_stride = stride, teacher_stride
 
     def schedule(self, iteration: int) -> float:
         """Return the factor in [0, 1] on the weights at `iteration`."""
@@ -157,13 +160,24 @@ class Pair(nn.Module):
     def _adapt(adapter: nn.Module | None, feature: Tensor) -> Tensor:
         return feature if adapter is None else adapter(feature)
 
+    def _common_part(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Crop both maps to the cells inside the pixels that both cover."""
+        if self.stride is None or self.teacher_stride is None:
+            return student, teacher
+        pixels = [
+            min(s * self.stride, t * self.teacher_stride)
+            for s, t in zip(student.shape[-2:], teacher.shape[-2:], strict=True)
+        ]
+        own, its = ([-(-p // stride) for p in pixels] for stride in (self.stride, self.teacher_stride))
+        return student[..., : own[0], : own[1]], teacher[..., : its[0], : its[1]]
+
     def _align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         if student.dim() != 4 or teacher.dim() != 4 or student.shape[-2:] == teacher.shape[-2:]:
             return student, teacher
         if self.align == "resize":
+            student, teacher = self._common_part(student, teacher)
             size = student.shape[-2:]
-            teacher = F.interpolate(teacher.float(), size=size, mode="bilinear", align_corners=False)
-            return student, teacher
+            return student, F.interpolate(teacher.float(), size=size, mode="bilinear", align_corners=False)
         height, width = (min(student.shape[d], teacher.shape[d]) for d in (-2, -1))
         larger = max(student.shape[-2] / height, teacher.shape[-2] / height, student.shape[-1] / width)
         if max(larger, teacher.shape[-1] / width) >= 2 and min(height, width) > 1:

@@ -126,9 +126,8 @@ class Teacher:
 class RCNNTeacher(Teacher):
     """A detectron2 detector: runs backbone, RPN head, box head and box predictor only as far as they are tapped.
 
-    RoI features are those of the *student's* sampled proposals, pooled from the teacher's maps: ``roi_heads`` returns
-    them in training (C4 heads hand them to their pooler), and they are replayed through the teacher's own pooler, head
-    and predictor. The teacher's RPN
+    RoI features are those of the *student's* sampled proposals, pooled from the teacher's maps: the boxes that the
+    student's pooler gets are replayed through the teacher's own pooler, head and predictor. The teacher's RPN
     never proposes and its heads never sample. Box-regression classes, class counts and backbones may differ.
 
     The student's normalised images are used as they are when both models agree on pixel mean, std and format;
@@ -153,7 +152,7 @@ class RCNNTeacher(Teacher):
         for address in addresses:
             self._check_reachable(address)
         heads = getattr(student, "roi_heads", None)
-        self._proposals = "roi_heads.pooler@input1" if hasattr(heads, "pooler") else "roi_heads:0"
+        self._proposals = _proposals_address(heads)
         own, other = self.input_format, getattr(student, "input_format", None)
         self._reverses_channels = bool(own and other and own != other)
         self._shares_pixels = not self._reverses_channels and all(
@@ -234,6 +233,14 @@ class RCNNTeacher(Teacher):
 
     def _in_own_format(self, batch: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         return [{**x, "image": x["image"].flip(0)} for x in batch] if self._reverses_channels else batch
+
+
+def _proposals_address(heads: Any) -> str:
+    """Where a student's sampled boxes are: its pooler's input, or, if the heads run in stages, what they sampled."""
+    if hasattr(heads, "pooler"):
+        return "roi_heads.pooler@input1"
+    in_stages = isinstance(getattr(heads, "box_head", None), nn.ModuleList)
+    return "roi_heads:0" if in_stages else "roi_heads.box_pooler@input1"
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from det_distill import Distiller, RCNNTeacher
-from det_distill.config import complete_config, get_cfg, load_teacher
+from det_distill.config import complete_config, get_cfg, load_teacher, merge_options
 from det_distill.model_zoo import find_config, get_config, get_config_file, published_weights
 from tests.tiny import build, detector_cfg, distill_cfg, save_teacher
 
@@ -81,6 +81,32 @@ def test_a_config_survives_a_yaml_round_trip(teacher, tmp_path):
 def test_mistakes_are_told_when_built(teacher, pairs, message):
     with pytest.raises(ValueError, match=message):
         made(teacher, **pairs)
+
+
+def test_two_pairs_of_one_name_are_an_error(teacher):
+    with pytest.raises(ValueError, match="a second pair named 'fm_p3'"):
+        made(teacher, fm=MIMIC, fm_p3={**MIMIC, "AT": "backbone:p3"})
+
+
+def test_whole_numbers_stand_for_floats_in_files_and_on_the_command_line(teacher):
+    cfg = distill_cfg(detector_cfg(), teacher, {"fm": {**MIMIC, "WEIGHT": 7}})
+    assert cfg.DISTILL.PAIRS.fm.WEIGHT == 7.0 and isinstance(cfg.DISTILL.PAIRS.fm.WEIGHT, float)
+    merge_options(
+        cfg, ["DISTILL.PAIRS.fm.WEIGHT", "10", "DISTILL.PAIRS.fm.START", "3", "SOLVER.BASE_LR", "1"]
+    )
+    assert (cfg.DISTILL.PAIRS.fm.WEIGHT, cfg.DISTILL.PAIRS.fm.START, cfg.SOLVER.BASE_LR) == (10.0, 3, 1.0)
+
+
+def test_hashing_is_guarded_where_nothing_else_holds_the_norm_and_only_there(teacher):
+    def ratio(**options):
+        node = {"METHOD": "FeatureMimicking", "AT": "roi_heads.box_head", "LSH": True, **options}
+        return made(teacher, h=node).distill["h"].losses["lsh"].max_norm_ratio
+
+    assert ratio() is None
+    assert ratio(L2=False) == ratio(BIAS="zero") == 2.0
+    assert ratio(L2=False, DISTANCE="l2") is None
+    assert ratio(L2=False, MAX_NORM_RATIO=-1.0) is None
+    assert ratio(MAX_NORM_RATIO=3.0) == 3.0
 
 
 def test_undeclared_channels_can_be_given(teacher):

@@ -48,7 +48,8 @@ def test_pairs_add_terms_and_leave_the_students_own_losses_bitwise_alone():
 def test_the_state_is_the_plain_students_and_keys_that_begin_with_distill():
     model, plain = small(Conv1x1(16, 24)), build(detector_cfg())
     extra = set(model.state_dict()) - set(plain.state_dict())
-    assert extra == {"distill.ft.student_adapter.weight", "distill.ft.student_adapter.bias"}
+    adapter = {"distill.ft.student_adapter.weight", "distill.ft.student_adapter.bias"}
+    assert extra == {*adapter, "distill.ft.teacher_fingerprint"}
     assert set(plain.state_dict()) <= set(model.state_dict())
 
 
@@ -141,3 +142,21 @@ def test_hash_buffers_are_state_but_not_parameters():
     model = Distiller(student=student, pairs=pairs, teachers={"t": teacher})
     assert "distill.h.losses.loss.weight" in model.state_dict()
     assert len(list(model.parameters())) == len(list(student.parameters()))
+
+
+def test_what_a_file_holds_for_another_teacher_is_left_out_with_a_warning(caplog):
+    """A student that was distilled before is a good start, but not its old teacher's frozen adapters and hashes."""
+
+    def hashing(seed):
+        pair = Pair("roi_heads.box_head", "roi_heads.box_head", LSH.random(24, 8, 1.0))
+        teachers = {"t": build(detector_cfg(), seed)}
+        return Distiller(student=build(detector_cfg()), pairs=Pairs(h=pair), teachers=teachers)
+
+    first, second = hashing(1), hashing(2)
+    own = second.distill["h"].losses["loss"].weight.clone()
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(second.distill["h"].losses["loss"].weight, own)
+    assert "pair 'h' were made for another teacher" in caplog.text
+    again = hashing(1)
+    again.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(again.distill["h"].losses["loss"].weight, first.distill["h"].losses["loss"].weight)

@@ -58,6 +58,15 @@ def test_maps_of_another_stride_are_refused_unless_resizing_is_asked_for():
     assert value(Pair("a", "a", L2(), align="resize"), s, t) == 0
 
 
+def test_resizing_compares_the_part_of_the_input_that_both_maps_cover():
+    """The student pads 48 pixels to 48, the teacher to 64; a ramp in pixels agrees where both have image."""
+    ramp = lambda cells, stride: ((torch.arange(cells) + 0.5) * stride).expand(1, 1, cells, cells)  # noqa: E731
+    s, t = ramp(6, 8), ramp(4, 16)
+    aligned = Pair("a", "a", L2(), align="resize", stride=8, teacher_stride=16)._align(s, t)
+    assert torch.allclose(aligned[0][..., 1:-1], aligned[1][..., 1:-1])
+    assert not torch.allclose(*[x[..., 1:-1] for x in Pair("a", "a", L2(), align="resize")._align(s, t)])
+
+
 def test_strides_and_channels_are_checked_before_anything_runs():
     pair = Pair("a", "b", L2())
     with pytest.raises(ValueError, match="stride 8.*stride 16"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import LazyConfig
 
 __all__ = ["find_config", "get_config", "get_config_file", "published_weights"]
 
@@ -34,10 +35,16 @@ def get_config_file(name: str) -> str:
     return str(path)
 
 
-def get_config(name: str) -> CfgNode:
-    """Return one of det_distill's YAML configs, merged into the defaults and with every option written out."""
+def get_config(name: str) -> Any:
+    """Return one of det_distill's configs.
+
+    A YAML file is merged into the defaults, with every option written out (a ``CfgNode``); a ``.py`` file is loaded as
+    a LazyConfig (a ``DictConfig``).
+    """
     from ..config import complete_config, get_cfg
 
+    if name.endswith(".py"):
+        return LazyConfig.load(get_config_file(name))
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(name))
     complete_config(cfg)
