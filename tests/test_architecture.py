@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "det_distill"
-CORE = ["taps.py", "pairs.py", "distiller.py", "teachers.py", "adapters.py", "padding.py"]
-CORE += [f"losses/{p.name}" for p in (PACKAGE / "losses").glob("*.py")]
+CORE = ["taps.py", "pairs.py", "distiller.py", "teachers.py", "padding.py"]
+CORE += [
+    f"{folder}/{p.name}"
+    for folder in ("losses", "adapters", "methods")
+    for p in (PACKAGE / folder).glob("*.py")
+]
 
 
 def imports(path):

@@ -1,9 +1,4 @@
-"""Adapters: small networks between a tapped feature and a loss. They own parameters and know no loss.
-
-An adapter maps one tensor to one tensor. On the student's side it trains with the student and is not
-exported; on the teacher's side it is frozen. The initial values are PyTorch's defaults everywhere, as in the
-authors' codes.
-"""
+"""The networks of factor transfer: translator and paraphraser."""
 
 from __future__ import annotations
 
@@ -13,29 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .losses.inputs import full_precision, image_mean, prepare
+from ..losses.inputs import full_precision, image_mean, prepare
 
 NEGATIVE_SLOPE = 0.1
 """Slope of every LeakyReLU in factor transfer (the authors' code)."""
-
-
-class Conv1x1(nn.Conv2d):
-    """One 1x1 convolution with bias: a map (B, in_channels, H, W) to (B, out_channels, H, W)."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1)
-
-
-class Linear(nn.Linear):
-    """One linear layer with bias: rows (..., in_features) to (..., out_features).
-
-    The embedding of feature mimicking for a student whose feature is narrower than the teacher's. The authors
-    keep it in the deployed classifier; here it only serves the loss, and the student's own heads stay as they
-    are.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
 
 
 class Translator(nn.Module):
