@@ -12,15 +12,13 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint import load_teacher_weights
-from .methods import METHODS, Side, method_options
+from .methods import METHODS, method_options
 from .modeling import add_timm_config, add_vgg_config
-from .pairs import Pair, Pairs
-from .taps import FeatureSpec, feature_spec
+from .pair_config import PAIR_KEYS
 from .teachers import Teacher, Teachers, as_teacher
 
 __all__ = [
     "add_distill_config",
-    "build_pairs",
     "build_teachers",
     "complete_config",
     "get_cfg",
@@ -29,20 +27,6 @@ __all__ = [
 ]
 
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
-PAIR_KEYS: dict[str, Any] = {
-    "METHOD": "",
-    "AT": [],
-    "STUDENT": "",
-    "TEACHER": "",
-    "TEACHER_NAME": "",
-    "WEIGHT": 1.0,
-    "START": 0,
-    "STOP": -1,
-    "WARMUP": 0,
-    "ALIGN": "crop",
-    "STUDENT_CHANNELS": 0,
-    "TEACHER_CHANNELS": 0,
-}
 
 
 def add_distill_config(cfg: CfgNode) -> None:
@@ -56,6 +40,12 @@ def add_distill_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHERS = CfgNode(new_allowed=True)
     # name: {METHOD, AT or STUDENT + TEACHER, WEIGHT, ... and the method's own options}
     cfg.DISTILL.PAIRS = CfgNode(new_allowed=True)
+    # factor on the student's own losses; 0: distillation alone, the first of two stages
+    cfg.DISTILL.TASK_WEIGHT = 1.0
+    # paths of modules of the student; all its other parameters are frozen. []: none is
+    cfg.DISTILL.TRAIN_ONLY = []
+    # every so many iterations, log each loss's share of the gradient at the shared backbone; 0: never
+    cfg.DISTILL.GRADIENT_SHARE_PERIOD = 0
     # "auto" (as the trainer), "float32", "bfloat16" or "float16"
     cfg.DISTILL.TEACHER_PRECISION = "auto"
     # measure each teacher's AP on DATASETS.TEST once, before training
@@ -205,84 +195,3 @@ def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:
         cfg.MODEL.DEVICE = device
     cfg.freeze()
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-
-
-def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pairs:
-    """Build every pair of the config.
-
-    Raises:
-        ValueError: what is wrong with a pair, beginning with its name in the config.
-        FileNotFoundError: a file that a method needs is missing.
-    """
-    pairs: dict[str, Pair] = {}
-    for name, node in cfg.DISTILL.PAIRS.items():
-        try:
-            for suffix, s_at, t_at in _sites(node):
-                full = f"{name}_{suffix}" if suffix else name
-                if full in pairs:
-                    raise ValueError(
-                        f"{s_at!r} makes a second pair named {full!r}: rename one, or use STUDENT and TEACHER"
-                    )
-                pairs[full] = _pair(node, s_at, t_at, student, teachers)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"DISTILL.PAIRS.{name}: {error}") from error
-    return Pairs(**pairs)
-
-
-def _sites(node: CfgNode) -> list[tuple[str, str, str]]:
-    """(suffix, student address, teacher address) of every pair that a node stands for."""
-    if bool(node.AT) == bool(node.STUDENT) or bool(node.STUDENT) != bool(node.TEACHER):
-        raise ValueError("give either AT (the same address on both sides) or both STUDENT and TEACHER")
-    if node.STUDENT:
-        return [("", node.STUDENT, node.TEACHER)]
-    if isinstance(node.AT, str):
-        return [("", node.AT, node.AT)]
-    return [(_suffix(address), address, address) for address in node.AT]
-
-
-def _suffix(address: str) -> str:
-    """``backbone:p2`` -> p2, ``roi_heads.box_head`` -> box_head, ``rpn_head:0:2`` -> rpn_head_0_2."""
-    path, *keys = address.replace("@", ":").split(":")
-    named = [k for k in keys if not k.isdigit()]
-    return named[-1] if named else "_".join([path.rsplit(".", 1)[-1], *keys])
-
-
-def _pair(node: CfgNode, s_at: str, t_at: str, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pair:
-    teacher = _named_teacher(node.TEACHER_NAME, teachers)
-    sides = (
-        Side(s_at, _spec(student, s_at, node.STUDENT_CHANNELS)),
-        Side(t_at, _spec(teacher.model, t_at, node.TEACHER_CHANNELS), teacher),
-    )
-    options = {k: node[k.upper()] for k in method_options(node.METHOD)}
-    parts = METHODS[node.METHOD](*sides, **options)
-    weight = {n: node.WEIGHT * w for n, w in parts.weights.items()} if parts.weights else node.WEIGHT
-    return Pair(
-        s_at,
-        t_at,
-        parts.loss,
-        weight=weight,
-        start=node.START,
-        stop=None if node.STOP < 0 else node.STOP,
-        warmup=node.WARMUP,
-        teacher_name=node.TEACHER_NAME or None,
-        student_adapter=parts.student_adapter,
-        teacher_adapter=parts.teacher_adapter,
-        align=node.ALIGN,
-        stride=sides[0].spec.stride,
-        teacher_stride=sides[1].spec.stride,
-    )
-
-
-def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:
-    if not name and len(teachers) == 1:
-        return next(iter(teachers.values()))
-    if name not in teachers:
-        raise ValueError(
-            f"TEACHER_NAME {name!r}: the teachers are {', '.join(teachers) or 'none (DISTILL.TEACHERS)'}"
-        )
-    return teachers[name]
-
-
-def _spec(model: nn.Module, address: str, channels: int) -> FeatureSpec:
-    spec = feature_spec(model, address)
-    return spec._replace(channels=channels) if channels else spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .padding import image_sizes
 from .pairs import Pair, Pairs
-from .taps import AddressError, FeatureSpec, FeatureTap, feature_spec
+from .taps import AddressError, FeatureSpec, FeatureTap, feature_spec, resolve
+from .targets import Step, mirrored
 from .teachers import Teacher, Teachers
 
 __all__ = ["DISTILL_PREFIX", "Distiller"]
@@ -37,11 +38,14 @@ class Distiller(nn.Module):
         pairs: what is imitated.
         teachers: by name; plain modules are wrapped by `as_teacher`. Hidden: no parameters, no state, but they
             follow ``.to()``.
+        task_weight: factor on the student's own losses; 0: distillation alone, as in the first of two stages.
+        train_only: paths of modules of the student; all its other parameters are frozen. Empty: none is.
         clock: returns the iteration for the pairs' schedules; default: counts training forwards.
 
     Raises:
         AddressError: an address that a model lacks.
-        ValueError: a pair that names no teacher, a teacher that no pair uses, channels or strides that do not fit.
+        ValueError: a pair that names no teacher, a teacher that no pair uses, channels or strides that do not fit,
+            nothing to train in `train_only`.
     """
 
     student: nn.Module
@@ -53,6 +57,8 @@ class Distiller(nn.Module):
         pairs: Pairs | None = None,
         teachers: Mapping[str, Teacher | nn.Module] | None = None,
         *,
+        task_weight: float = 1.0,
+        train_only: Sequence[str] = (),
         clock: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
@@ -60,32 +66,36 @@ class Distiller(nn.Module):
         self.distill = Pairs() if pairs is None else pairs
         self._teachers = teachers if isinstance(teachers, Teachers) else Teachers(**(teachers or {}))
         self._clock = clock
+        self._task_weight = task_weight
+        _train_only(student, train_only)
         self._forwards = 0
-        self._pair_teacher = {
-            name: self._teacher_name(name, pair) for name, pair in self.distill.by_name().items()
+        self._pair_teachers = {
+            name: self._teacher_names(name, pair) for name, pair in self.distill.by_name().items()
         }
-        unused = set(self._teachers) - set(self._pair_teacher.values())
+        unused = set(self._teachers) - {t for names in self._pair_teachers.values() for t in names}
         if unused:
             raise ValueError(
                 f"no pair uses the teacher(s) {', '.join(sorted(unused))}: add a pair or drop them"
             )
         self._bind()
         for name, pair in self.distill.by_name().items():
-            made_for = self._teachers[self._pair_teacher[name]].fingerprint
+            made_for = "".join(self._teachers[t].fingerprint for t in self._pair_teachers[name])
             pair.register_buffer(_FINGERPRINT, torch.tensor(list(made_for.encode()), dtype=torch.uint8))
         self.register_state_dict_post_hook(_to_plain_names)
         self.register_load_state_dict_pre_hook(_from_plain_names)
         self.register_load_state_dict_post_hook(_report_plain_names)
 
-    def _teacher_name(self, name: str, pair: Pair) -> str:
-        if pair.teacher_name is None and len(self._teachers) == 1:
-            return next(iter(self._teachers))
-        if pair.teacher_name is None or pair.teacher_name not in self._teachers:
+    def _teacher_names(self, name: str, pair: Pair) -> tuple[str, ...]:
+        if not pair.teacher:
+            return ()
+        if not pair.teacher_names and len(self._teachers) == 1:
+            return (next(iter(self._teachers)),)
+        if not pair.teacher_names or not set(pair.teacher_names) <= set(self._teachers):
             raise ValueError(
-                f"pair {name!r} asks for teacher {pair.teacher_name!r}; "
+                f"pair {name!r} asks for teacher {', '.join(map(repr, pair.teacher_names)) or 'None'}; "
                 f"there are: {', '.join(self._teachers) or 'none'}"
             )
-        return pair.teacher_name
+        return pair.teacher_names
 
     def _bind(self) -> None:
         needed: set[str] = set()
@@ -94,10 +104,12 @@ class Distiller(nn.Module):
             teacher.bind(self.student, addresses)
             needed.update(teacher.student_addresses(addresses))
         for name, pair in self.distill.by_name().items():
-            needed.update(pair.student)
-            model = self._teachers[self._pair_teacher[name]].model
+            needed.update(pair.student_addresses)
             try:
-                pair.check(_specs(self.student, pair.student), _specs(model, pair.teacher))
+                own = _specs(self.student, pair.student)
+                for teacher_name in self._pair_teachers[name] or ("",):
+                    model = self._teachers[teacher_name].model if teacher_name else self.student
+                    pair.check(own, _specs(model, pair.teacher))
             except AddressError as error:
                 raise AddressError(f"pair {name!r}: {error}") from None
             except ValueError as error:
@@ -105,7 +117,7 @@ class Distiller(nn.Module):
         self._tap = FeatureTap(self.student, sorted(needed))
 
     def _teacher_addresses(self, teacher: str, pairs: Mapping[str, Pair]) -> list[str]:
-        used = (a for n, p in pairs.items() if self._pair_teacher[n] == teacher for a in p.teacher)
+        used = (a for n, p in pairs.items() if teacher in self._pair_teachers[n] for a in p.teacher_addresses)
         return list(dict.fromkeys(used))
 
     @property
@@ -129,11 +141,11 @@ class Distiller(nn.Module):
             return self.student(batch)
         iteration = self.iteration
         losses, student, teachers = self.observe(batch, iteration)
-        sizes = image_sizes(batch)
+        if self._task_weight != 1.0:
+            losses = {name: value * self._task_weight for name, value in losses.items()}
+        step = Step(image_sizes(batch), iteration, batch, self._mirrored(batch, iteration))
         for name, pair in self.distill.by_name().items():
-            values = pair(
-                student, teachers.get(self._pair_teacher[name], {}), image_sizes=sizes, iteration=iteration
-            )
+            values = pair(student, [teachers.get(t, {}) for t in self._pair_teachers[name]], step)
             for term, value in values.items():
                 losses[f"distill_{name}_{term}" if term else f"distill_{name}"] = value
         self._forwards += 1
@@ -153,19 +165,39 @@ class Distiller(nn.Module):
         """
         pairs = self.distill.by_name() if iteration is None else self.distill.active(iteration)
         wanted = {t: self._teacher_addresses(t, pairs) for t in self._teachers}
-        own = [a for pair in pairs.values() for a in pair.student]
+        own = [a for pair in pairs.values() for a in pair.student_addresses]
         replayed = [
             a for t, used in wanted.items() if used for a in self._teachers[t].student_addresses(used)
         ]
-        with self._tap.record({*own, *replayed}) as values:
+        with self._tap.record({*own, *replayed}, differentiable=_inputs(pairs.values(), "student")) as values:
             losses = dict(self.student(batch))
-        seen = {t: self._teachers[t](batch, values, used) for t, used in wanted.items() if used}
+        seen = {
+            t: self._teachers[t](
+                batch, values, used, differentiable=_inputs(self._pairs_of(t, pairs), "teacher")
+            )
+            for t, used in wanted.items()
+            if used
+        }
         return losses, values, seen
 
+    def _mirrored(self, batch: Any, iteration: int) -> dict[str, Any] | None:
+        """The student's values on mirrored images, from a second forward pass, for the pairs that want them."""
+        pairs = [p for p in self.distill.active(iteration).values() if "mirrored" in p.needs]
+        if not pairs:
+            return None
+        own = {a for pair in pairs for a in pair.student}
+        with self._tap.record(own, differentiable=_inputs(pairs, "student")) as values:
+            self.student(mirrored(batch))
+        return values
+
+    def _pairs_of(self, teacher: str, pairs: Mapping[str, Pair]) -> list[Pair]:
+        return [pair for name, pair in pairs.items() if teacher in self._pair_teachers[name]]
+
     def teacher_feature(self, pair: str, seen: Mapping[str, Mapping[str, Any]]) -> tuple[Tensor, int | None]:
-        """Return the teacher's feature that `pair` reads, and its stride, from what `observe` returned."""
+        """Return the teacher's feature that `pair` reads, adapted, and its stride, from what `observe` returned."""
         its = self.distill.by_name()[pair]
-        return seen[self._pair_teacher[pair]][its.teacher[0]], its.stride
+        feature = seen[self._pair_teachers[pair][0]][its.teacher[0]]
+        return (feature if its.teacher_adapter is None else its.teacher_adapter(feature)), its.stride
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
@@ -180,6 +212,23 @@ class Distiller(nn.Module):
             if name == "student":
                 raise
             return getattr(self.student, name)
+
+
+def _inputs(pairs: Iterable[Pair], side: str) -> set[str]:
+    """The tapped inputs of pairs that differentiate with respect to them."""
+    return {a for p in pairs if p.differentiates_input for a in getattr(p, side) if "@" in a}
+
+
+def _train_only(student: nn.Module, paths: Sequence[str]) -> None:
+    if not paths:
+        return
+    kept: set[nn.Parameter] = set()
+    for path in paths:
+        kept.update(p for p in resolve(student, path).parameters() if p.requires_grad)
+    if not kept:
+        raise ValueError(f"train_only {', '.join(paths)}: there is nothing to train in it")
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter in kept)
 
 
 def _specs(model: nn.Module, addresses: Sequence[str]) -> list[FeatureSpec]:

@@ -10,8 +10,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from . import distiller, paraphrasers
-from .adapters import Paraphraser
-from .config import build_pairs, build_student, build_teacher, build_teachers, complete_config
+from .config import build_student, build_teacher, build_teachers, complete_config
+from .pair_config import build_pairs
 from .taps import feature_spec
 
 __all__ = ["Distiller", "ParaphraserPretrainer"]
@@ -46,7 +46,13 @@ class Distiller(distiller.Distiller):
         with torch.random.fork_rng():
             teachers = build_teachers(cfg)
             pairs = build_pairs(cfg, student, teachers)
-        return {"student": student, "pairs": pairs, "teachers": teachers}
+        return {
+            "student": student,
+            "pairs": pairs,
+            "teachers": teachers,
+            "task_weight": cfg.DISTILL.TASK_WEIGHT,
+            "train_only": list(cfg.DISTILL.TRAIN_ONLY),
+        }
 
     @property
     def iteration(self) -> int:
@@ -65,7 +71,7 @@ class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the teacher, and a paraphraser per address with the pair's RATE and BATCH_NORM.
+        """Build the teacher, and a paraphraser per address with the pair's PARAPHRASER_KIND, RATE, LAYERS and BATCH_NORM.
 
         Raises:
             ValueError: no such pair, or two that want different paraphrasers at one address.
@@ -81,10 +87,10 @@ class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
             )
         teacher = build_teacher(cfg, name)
         sites = {
-            address: Paraphraser(
-                int(feature_spec(teacher.model, address).channels or 0), rate, batch_norm=batch_norm
+            address: paraphrasers.new_paraphraser(
+                int(feature_spec(teacher.model, address).channels or 0), **wanted
             )
-            for address, (rate, batch_norm) in _wanted_sites(cfg, name).items()
+            for address, wanted in _wanted_sites(cfg, name).items()
         }
         return {
             "teacher": teacher,
@@ -102,19 +108,28 @@ def _log(name: str, value: float) -> None:
         storage.put_scalar(name, value)
 
 
-def _wanted_sites(cfg: CfgNode, teacher: str) -> dict[str, tuple[float, bool]]:
-    sites: dict[str, tuple[float, bool]] = {}
+def _wanted_sites(cfg: CfgNode, teacher: str) -> dict[str, dict[str, Any]]:
+    """Address -> the options of `new_paraphraser` that the pairs of this teacher ask for there."""
+    sites: dict[str, dict[str, Any]] = {}
     for name, node in cfg.DISTILL.PAIRS.items():
-        if node.METHOD != "FactorTransfer" or node.TEACHER_NAME not in ("", teacher):
+        if node.METHOD != "FactorTransfer" or node.PARAPHRASER_KIND == "none":
+            continue
+        if not {"", "*", teacher} & set(node.TEACHER_NAMES or [node.TEACHER_NAME]):
             continue
         for address in [node.TEACHER] if node.TEACHER else [node.AT] if isinstance(node.AT, str) else node.AT:
-            wanted = (node.RATE, node.BATCH_NORM)
+            wanted = {
+                "kind": node.PARAPHRASER_KIND,
+                "rate": node.RATE,
+                "layers": node.LAYERS,
+                "batch_norm": node.BATCH_NORM,
+            }
             if sites.setdefault(address, wanted) != wanted:
                 raise ValueError(
                     f"DISTILL.PAIRS.{name}: another pair wants a different paraphraser at {address!r}"
                 )
     if not sites:
         raise ValueError(
-            f"no FactorTransfer pair of teacher {teacher!r} says where paraphrasers are to be trained"
+            f"no FactorTransfer pair of teacher {teacher!r} says where paraphrasers are to be trained "
+            "(PARAPHRASER_KIND 'none' needs none)"
         )
     return sites

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapters.channels import channels_after
+from .alignment import align_maps
 from .padding import valid_cells
+from .selection import Selection
 from .taps import FeatureSpec
+from .targets import Step, boxes_in_cells, labels_of
 
 __all__ = ["Pair", "Pairs"]
 
 Addresses = str | Sequence[str]
+Strides = int | None | Sequence[int | None]
 
 
 def _as_tuple(addresses: Addresses) -> tuple[str, ...]:
@@ -26,27 +30,38 @@ class Pair(nn.Module):
 
     ``value = weight(iteration) * loss(student_adapter(S), teacher_adapter(T))``, one value per named loss.
 
+    A loss may ask for more by its attribute ``needs``: ``"labels"`` (R,), the class of each row, ``"foreground"`` (R,),
+    whether that is an object, ``"boxes"``, each image's ground-truth boxes in cells of the student's map, and
+    ``"mirrored"``, the student's values on mirrored images. A loss with ``differentiates_input`` gets values that
+    can be differentiated with respect to the tapped inputs, of the teacher's too.
+
     Args:
-        student: address in the student (several for losses that compare pairs of maps of one network).
-        teacher: address in the teacher.
+        student: address in the student (several for losses that compare sets of maps; the loss then gets lists).
+        teacher: address in the teacher; as many, or none for a loss that has no teacher.
         loss: a loss ``(student, teacher) -> scalar``, or several by name that share the adapters.
         weight: factor of the loss; a mapping gives each named loss its own.
         start: first iteration at which the pair counts.
         stop: first iteration at which it no longer counts; None: never.
         warmup: iterations over which the weight grows linearly from ``weight / warmup`` to ``weight``.
-        teacher_name: which teacher; None when there is only one.
+        teacher_name: which teacher; None when there is only one; several with an `ensemble`.
         student_adapter: applied to the student's feature, trained with the student, left behind at export.
-        teacher_adapter: applied to the teacher's feature; frozen, or without parameters.
+        teacher_adapter: applied to the teacher's feature; frozen, or without parameters. An adapter with the attribute
+            ``takes_all`` is applied to the list of a side's features, any other to each of them.
+        ensemble: makes one feature of the list of several teachers' features, before the teacher's adapter.
+        select: which rows or cells count; default: all.
         align: two maps of unequal height or width are compared on their common top-left part (``"crop"``: both have
             the same stride and differ in rounding or padding), or the teacher's is resized bilinearly to the
             student's grid (``"resize"``: the strides differ).
-        stride: input pixels per cell of the student's map. With it, cells that lie wholly in the padding of a batch
-            of unequal images are left out of the loss.
+        stride: input pixels per cell of the student's map, for each address. With it, cells that lie wholly in the
+            padding of a batch of unequal images are left out of the loss.
         teacher_stride: input pixels per cell of the teacher's map. With both, resizing first crops the two maps to the
             part of the input that both cover: the models may pad a batch differently.
+        labels: address in the student of its labelled proposals, one row each; None: the batch has a ``label`` for
+            each row.
+        classes: number of classes; a label of at least this is the background.
 
     Raises:
-        ValueError: a schedule or `align` that makes no sense.
+        ValueError: a schedule, `align`, a selection or numbers of addresses that make no sense.
     """
 
     def __init__(
@@ -59,12 +74,16 @@ class Pair(nn.Module):
         start: int = 0,
         stop: int | None = None,
         warmup: int = 0,
-        teacher_name: str | None = None,
+        teacher_name: Addresses | None = None,
         student_adapter: nn.Module | None = None,
         teacher_adapter: nn.Module | None = None,
+        ensemble: nn.Module | None = None,
+        select: Selection | None = None,
         align: str = "crop",
-        stride: int | None = None,
-        teacher_stride: int | None = None,
+        stride: Strides = None,
+        teacher_stride: Strides = None,
+        labels: str | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         if align not in ("crop", "resize"):
@@ -72,7 +91,7 @@ class Pair(nn.Module):
         if start < 0 or warmup < 0 or (stop is not None and stop <= start):
             raise ValueError(f"schedule start={start}, stop={stop}, warmup={warmup}: needs 0 <= start < stop")
         self.student, self.teacher = _as_tuple(student), _as_tuple(teacher)
-        if len(self.student) != len(self.teacher):
+        if self.teacher and len(self.student) != len(self.teacher):
             raise ValueError(f"unequal numbers of addresses: student {self.student}, teacher {self.teacher}")
         losses = {"": loss} if isinstance(loss, nn.Module) else dict(loss)
         if not losses:
@@ -81,11 +100,45 @@ class Pair(nn.Module):
         self.losses = nn.ModuleDict({name or "loss": module for name, module in losses.items()})
         self.weights = {n: float(weight[n] if isinstance(weight, Mapping) else weight) for n in self.terms}
         self.start, self.stop, self.warmup = start, stop, warmup
-        self.teacher_name = teacher_name
-        self.student_adapter = student_adapter
-        self.teacher_adapter = teacher_adapter
+        self.teacher_names = () if teacher_name is None else _as_tuple(teacher_name)
+        if len(self.teacher_names) > 1 and ensemble is None:
+            raise ValueError(f"several teachers, {', '.join(self.teacher_names)}, need an ensemble")
+        self.student_adapter, self.teacher_adapter, self.ensemble = student_adapter, teacher_adapter, ensemble
         self.align = align
-        self.stride, self.teacher_stride = stride, teacher_stride
+        self.strides = _per_address(stride, len(self.student))
+        self.teacher_strides = _per_address(teacher_stride, len(self.student))
+        self.labels, self.classes = labels, classes
+        self.select = select or Selection()
+        self.needs = {n for m in self.losses.values() for n in getattr(m, "needs", ())} | self.select.needs
+        if "boxes" in self.needs and None in self.strides:
+            raise ValueError(
+                f"{self.student}: ground-truth boxes on a map need its stride, which is not known"
+            )
+        if "foreground" in self.needs and classes is None:
+            raise ValueError(
+                f"{self.student}: the background has no number, because the class count is not known"
+            )
+
+    @property
+    def stride(self) -> int | None:
+        """Input pixels per cell of the student's first map, if known."""
+        return self.strides[0]
+
+    @property
+    def student_addresses(self) -> tuple[str, ...]:
+        """What is to be recorded in the student."""
+        wanted = self.labels is not None and self.needs & {"labels", "foreground"}
+        return (*self.student, str(self.labels)) if wanted else self.student
+
+    @property
+    def teacher_addresses(self) -> tuple[str, ...]:
+        """What is to be recorded in each of its teachers."""
+        return (*self.teacher, *filter(None, [self.select.logits]))
+
+    @property
+    def differentiates_input(self) -> bool:
+        """Whether a loss differentiates with respect to tapped inputs."""
+        return any(getattr(loss, "differentiates_input", False) for loss in self.losses.values())
 
     def schedule(self, iteration: int) -> float:
         """Return the factor in [0, 1] on the weights at `iteration`."""
@@ -99,6 +152,8 @@ class Pair(nn.Module):
         Raises:
             ValueError: strides differ and nothing resizes, or channels differ and no adapter makes them equal.
         """
+        if not self.teacher:
+            return
         for s, t, s_at, t_at in zip(student, teacher, self.student, self.teacher, strict=True):
             if self.align == "crop" and s.stride and t.stride and s.stride != t.stride:
                 raise ValueError(
@@ -107,8 +162,8 @@ class Pair(nn.Module):
                 )
             if not all(getattr(loss, "needs_equal_channels", True) for loss in self.losses.values()):
                 continue
-            s_channels = _channels_after(self.student_adapter, s.channels)
-            t_channels = _channels_after(self.teacher_adapter, t.channels)
+            s_channels = channels_after(self.student_adapter, s.channels)
+            t_channels = channels_after(self.teacher_adapter, t.channels)
             if s_channels and t_channels and s_channels != t_channels:
                 raise ValueError(
                     f"student {s_at!r} gives {s_channels} channels, teacher {t_at!r} gives {t_channels}: add "
@@ -119,36 +174,74 @@ class Pair(nn.Module):
     def forward(
         self,
         student: Mapping[str, Any],
-        teacher: Mapping[str, Any],
-        *,
-        image_sizes: Sequence[tuple[int, int]] | None = None,
-        iteration: int = 0,
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        step: Step | None = None,
     ) -> dict[str, Tensor]:
         """Return each term's weighted value by the loss's name ("" for a lone loss).
 
         Args:
             student: address -> value recorded in the student.
-            teacher: address -> value recorded in this pair's teacher.
-            image_sizes: (height, width) in pixels of every image of the batch, before padding.
-            iteration: for the schedule. When the pair is off, the features are not read and every value is a zero
-                that is attached to the adapters, so that distributed training sees each parameter used.
+            teacher: address -> value recorded in this pair's teacher, or one such mapping per teacher.
+            step: what else is known of the step. When the pair is off, the features are not read and every value is a
+                zero that is attached to the adapters, so that distributed training sees each parameter used.
         """
-        factor = self.schedule(iteration)
+        step = step or Step()
+        factor = self.schedule(step.iteration)
         if factor == 0.0:
             return dict.fromkeys(self.terms, self._attached_zero())
-        s_maps = [self._adapt(self.student_adapter, student[a]) for a in self.student]
-        with torch.no_grad():
-            t_maps = [self._adapt(self.teacher_adapter, _full_precision(teacher[a])) for a in self.teacher]
-        aligned = [self._align(s, t) for s, t in zip(s_maps, t_maps, strict=True)]
-        valid = [valid_cells(s, self.stride, image_sizes) for s, _ in aligned]
-        sides: list[Any] = [[s for s, _ in aligned], [t for _, t in aligned]]
-        keywords: dict[str, Any] = {} if valid[0] is None else {"valid": valid}
-        if len(aligned) == 1:
-            sides, keywords = [side[0] for side in sides], {k: v[0] for k, v in keywords.items()}
-        return {
-            name: self.weights[name] * factor * self.losses[name or "loss"](*sides, **keywords)
-            for name in self.terms
-        }
+        teachers = [teacher] if isinstance(teacher, Mapping) else teacher
+        s_features = self._adapt(self.student_adapter, [student[a] for a in self.student])
+        with torch.set_grad_enabled(self.differentiates_input):
+            t_features = [_full_precision(self._of_teachers(teachers, a)) for a in self.teacher]
+            t_features = self._adapt(self.teacher_adapter, t_features) if self.teacher else []
+        if self.teacher:
+            aligned = [
+                self._aligned(n, s, t) for n, (s, t) in enumerate(zip(s_features, t_features, strict=True))
+            ]
+            s_features, t_features = [s for s, _ in aligned], [t for _, t in aligned]
+        shrunk = getattr(self.student_adapter, "downsampling", 1)
+        strides = [None if n is None else n * shrunk for n in self.strides]
+        valid = [valid_cells(s, n, step.image_sizes) for s, n in zip(s_features, strides, strict=True)]
+        known = self._known(student, s_features[0], strides[0], step)
+        s_features, t_features, valid, known = self.select(s_features, t_features, valid, known, teachers)
+        sides: list[Any] = [s_features, t_features]
+        keywords: dict[str, Any] = {} if all(v is None for v in valid) else {"valid": valid}
+        if len(self.student) == 1:
+            sides = [side[0] if side else None for side in sides]
+            keywords = {k: v[0] for k, v in keywords.items()}
+        values = {}
+        for name in self.terms:
+            loss = self.losses[name or "loss"]
+            extra = {k: known[k] for k in getattr(loss, "needs", ())}
+            values[name] = self.weights[name] * factor * loss(*sides, **keywords, **extra)
+        return values
+
+    def _known(
+        self, student: Mapping[str, Any], feature: Tensor, stride: int | None, step: Step
+    ) -> dict[str, Any]:
+        """The values of `needs` by name."""
+        known: dict[str, Any] = {}
+        if self.needs & {"labels", "foreground"}:
+            labels = labels_of(step.batch if self.labels is None else student[self.labels], feature.device)
+            known["labels"] = labels
+            if self.classes is not None:
+                known["foreground"] = labels < self.classes
+        if "boxes" in self.needs and stride is not None:
+            known["boxes"] = boxes_in_cells(step.batch, stride, feature.device)
+        if "mirrored" in self.needs and step.mirrored is not None:
+            known["mirrored"] = [step.mirrored[a] for a in self.student]
+        return known
+
+    def _of_teachers(self, teachers: Sequence[Mapping[str, Any]], address: str) -> Tensor:
+        if self.ensemble is None:
+            return teachers[0][address]
+        features: Tensor = self.ensemble([_full_precision(values[address]) for values in teachers])
+        return features
+
+    def _aligned(self, which: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        strides = self.strides[which], self.teacher_strides[which]
+        names = self.student[which], self.teacher[which]
+        return align_maps(student, teacher, resize=self.align == "resize", strides=strides, names=names)
 
     def _attached_zero(self) -> Tensor:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -157,43 +250,21 @@ class Pair(nn.Module):
         return torch.cat([p.flatten()[:0] for p in parameters]).sum()
 
     @staticmethod
-    def _adapt(adapter: nn.Module | None, feature: Tensor) -> Tensor:
-        return feature if adapter is None else adapter(feature)
-
-    def _common_part(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop both maps to the cells inside the pixels that both cover."""
-        if self.stride is None or self.teacher_stride is None:
-            return student, teacher
-        pixels = [
-            min(s * self.stride, t * self.teacher_stride)
-            for s, t in zip(student.shape[-2:], teacher.shape[-2:], strict=True)
-        ]
-        own, its = ([-(-p // stride) for p in pixels] for stride in (self.stride, self.teacher_stride))
-        return student[..., : own[0], : own[1]], teacher[..., : its[0], : its[1]]
-
-    def _align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        if student.dim() != 4 or teacher.dim() != 4 or student.shape[-2:] == teacher.shape[-2:]:
-            return student, teacher
-        if self.align == "resize":
-            student, teacher = self._common_part(student, teacher)
-            size = student.shape[-2:]
-            return student, F.interpolate(teacher.float(), size=size, mode="bilinear", align_corners=False)
-        height, width = (min(student.shape[d], teacher.shape[d]) for d in (-2, -1))
-        larger = max(student.shape[-2] / height, teacher.shape[-2] / height, student.shape[-1] / width)
-        if max(larger, teacher.shape[-1] / width) >= 2 and min(height, width) > 1:
-            raise ValueError(
-                f"maps of {self.student[0]!r} {tuple(student.shape)} and {self.teacher[0]!r} "
-                f"{tuple(teacher.shape)} differ in stride: pair maps of equal stride or set align='resize'"
-            )
-        return student[..., :height, :width], teacher[..., :height, :width]
+    def _adapt(adapter: nn.Module | None, features: list[Tensor]) -> list[Tensor]:
+        if adapter is None:
+            return features
+        return (
+            list(adapter(features))
+            if getattr(adapter, "takes_all", False)
+            else [adapter(x) for x in features]
+        )
 
 
-def _channels_after(adapter: nn.Module | None, channels: int | None) -> int | None:
-    """Channels that leave an adapter, if it tells."""
-    if adapter is None:
-        return channels
-    names = ("out_channels", "factor_channels", "out_features")
-    return next((getattr(adapter, n) for n in names if hasattr(adapter, n)), None)
+def _per_address(stride: Strides, count: int) -> tuple[int | None, ...]:
+    strides = (stride,) * count if stride is None or isinstance(stride, int) else tuple(stride)
+    if len(strides) != count:
+        raise ValueError(f"{count} addresses and {len(strides)} strides: give one for each")
+    return strides
 
 
 def _full_precision(feature: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ An *address* is the path of a module, as in ``model.named_modules()``, followed 
 * ``:key`` (several in a row): a part of that output  ``backbone:p3``, ``roi_heads.box_predictor:0``
 * ``@input``: the module's first positional input     ``roi_heads.box_predictor@input``
 * ``@input1``: its second one, and so on              ``roi_heads.pooler@input1``
+* ``#n``: counting from 0, the n-th of several calls of the module in one forward pass   ``head.cls_subnet#2``
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AddressError", "FeatureSpec", "FeatureTap", "TapError", "feature_spec", "resolve"]
+__all__ = ["AddressError", "FeatureSpec", "FeatureTap", "TapError", "feature_spec", "module_path", "resolve"]
 
 
 class AddressError(ValueError):
@@ -40,20 +41,29 @@ class _Address(NamedTuple):
     text: str
     module: str
     argument: int | None
+    call: int | None
     keys: tuple[str, ...]
 
 
 def _parse(address: str) -> _Address:
     head, *keys = address.split(":")
+    head, nth, call = head.partition("#")
     path, at, what = head.partition("@")
     number = what.removeprefix("input")
+    if nth and not call.isdigit():
+        raise AddressError(f"address {address!r}: after '#' comes the number of a call, 0 for the first")
     if at and (not what.startswith("input") or not (number.isdigit() or not number)):
         raise AddressError(f"address {address!r}: after '@' comes 'input' or 'input1', not {what!r}")
     if not path or not all(keys):
         raise AddressError(
             f"address {address!r} is not of the form 'module.path', 'module.path:key' or 'module.path@input'"
         )
-    return _Address(address, path, int(number or 0) if at else None, tuple(keys))
+    return _Address(address, path, int(number or 0) if at else None, int(call) if nth else None, tuple(keys))
+
+
+def module_path(address: str) -> str:
+    """Return the path of the module that an address names."""
+    return _parse(address).module
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -82,8 +92,9 @@ def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
     """Return channels and stride of the feature at `address`, as far as the model declares them.
 
     Read from the module's ``output_shape`` (a ``ShapeSpec`` or a mapping of them, as detectron2's backbones and
-    heads have it), from the width of a linear or convolution layer, or, for an ``@input``, from the only
-    width that the linear layers directly inside the module accept. Unknown values are None.
+    heads have it), from the width of a linear or convolution layer, a block, or the last one inside a sequence, or,
+    for an ``@input``, from the only width that the linear layers directly inside the module accept. A block of a
+    stage has the stage's stride; one level of a head that runs on several, that of the level. Unknown values are None.
 
     Raises:
         AddressError: no such module, or a key that ``output_shape`` does not list.
@@ -103,14 +114,58 @@ def feature_spec(model: nn.Module, address: str) -> FeatureSpec:
         shape = shape[parsed.keys[0]]
     if shape is not None:
         return FeatureSpec(getattr(shape, "channels", None), getattr(shape, "stride", None))
-    if isinstance(module, nn.Linear):
-        return FeatureSpec(channels=module.out_features)
-    if isinstance(module, nn.Conv2d):
-        return FeatureSpec(channels=module.out_channels)
     classifier = getattr(module, "cls_score", None)
     if parsed.keys == ("0",) and isinstance(classifier, nn.Linear):
         return FeatureSpec(channels=classifier.out_features)
-    return FeatureSpec()
+    level = _level_spec(model, parsed)
+    return level or FeatureSpec(_width(module) if not parsed.keys else None, _stage_stride(model, parsed))
+
+
+def _width(module: nn.Module) -> int | None:
+    """Channels or features that leave a layer, a block, or the last of a sequence that tells."""
+    for name in ("out_features", "out_channels"):
+        if isinstance(getattr(module, name, None), int):
+            return int(getattr(module, name))
+    if isinstance(module, nn.Sequential):
+        return next((w for w in map(_width, reversed(list(module))) if w is not None), None)
+    return None
+
+
+def _stage_stride(model: nn.Module, address: _Address) -> int | None:
+    """The stride of the stage that a block is in: ``bottom_up.res4.3`` has that of ``bottom_up:res4``."""
+    path = address.module.split(".")
+    for end in range(len(path) - 1, 0, -1):
+        owner = model.get_submodule(".".join(path[:end]))
+        shapes = getattr(owner, "output_shape", None)
+        shapes = shapes() if callable(shapes) else shapes
+        if isinstance(shapes, Mapping):
+            return getattr(shapes.get(path[end]), "stride", None)
+    return None
+
+
+_HEADS = {
+    "proposal_generator.rpn_head": ("objectness_logits", "anchor_deltas"),
+    "head": ("cls_score", "bbox_pred"),
+}
+"""Heads that run on every level: path in a detector -> the layers whose outputs they list, level by level."""
+
+
+def _level_spec(model: nn.Module, address: _Address) -> FeatureSpec | None:
+    """What is known of ``head:0:2`` (an output of a dense head, third level) and ``head.cls_subnet#2`` (its tower)."""
+    path = next((p for p in _HEADS if address.module == p or address.module.startswith(p + ".")), None)
+    if path is None or not hasattr(model, "backbone") or address.keys[2:]:
+        return None
+    owner = model.get_submodule("proposal_generator") if "." in path else model
+    levels: Any = getattr(owner, "in_features", None) or getattr(owner, "head_in_features", ())
+    inside = address.module != path
+    keys = address.keys if not inside else ("", str(address.call))
+    if len(keys) < 2 or not keys[1].isdigit() or int(keys[1]) >= len(levels):
+        return None
+    stride = getattr(model.backbone.output_shape().get(levels[int(keys[1])]), "stride", None)  # type: ignore[operator,union-attr]
+    if inside:
+        return FeatureSpec(_width(model.get_submodule(address.module)), stride)
+    layer = getattr(model.get_submodule(path), _HEADS[path][int(keys[0])], None) if keys[0] in "01" else None
+    return FeatureSpec(getattr(layer, "out_channels", None), stride)
 
 
 def _only_width(module: nn.Module, address: _Address) -> int | None:
@@ -144,21 +199,26 @@ class _Recorder:
         self.counts: dict[str, int] = {}
 
     def take(self, address: _Address, value: Any) -> None:
-        self.counts[address.text] = self.counts.get(address.text, 0) + 1
+        count = self.counts[address.text] = self.counts.get(address.text, 0) + 1
+        if address.call is not None and count != address.call + 1:
+            return
         value = _pick(value, address)
         self.values[address.text] = value
         if isinstance(value, Tensor):
             self.versions[address.text] = value._version
 
-    def check(self, addresses: Iterable[str]) -> None:
-        for text in addresses:
-            count = self.counts.get(text, 0)
+    def check(self, addresses: Iterable[_Address]) -> None:
+        for address in addresses:
+            text, count = address.text, self.counts.get(address.text, 0)
             if count == 0:
                 raise TapError(f"tap {text!r} recorded nothing: that module did not run in this forward pass")
-            if count > 1:
+            if address.call is not None and count <= address.call:
+                raise TapError(f"tap {text!r}: that module ran only {count} times in this forward pass")
+            if address.call is None and count > 1:
                 raise TapError(
                     f"tap {text!r} ran {count} times in one forward pass, so only its last value would be kept. "
-                    "Tap the module around it and pick the entry, for example 'proposal_generator.rpn_head:0:2'"
+                    f"Add '#0' to '#{count - 1}' to its path to say which, or tap the module around it and pick the "
+                    "entry, for example 'proposal_generator.rpn_head:0:2'"
                 )
             value = self.values[text]
             if isinstance(value, Tensor) and value._version != self.versions[text]:
@@ -189,11 +249,15 @@ class FeatureTap:
         return tuple(self._addresses)
 
     @contextmanager
-    def record(self, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    def record(
+        self, only: Collection[str] | None = None, *, differentiable: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
         """Open a recording; yields the dict that the forward pass inside the block fills.
 
         Args:
             only: record just these addresses (default: all).
+            differentiable: of these, the inputs (``@input``) are made to require a gradient as they are recorded, so
+                that something can be differentiated with respect to them.
 
         Raises:
             TapError: at the end of the block, when an address was not reached, was reached more than once, or its
@@ -204,14 +268,16 @@ class FeatureTap:
         handles = []
         try:
             for address in wanted:
-                handles.append(self._hook(address, recorder))
+                handles.append(self._hook(address, recorder, address.text in differentiable))
             yield recorder.values
         finally:
             for handle in handles:
                 handle.remove()
-        recorder.check(a.text for a in wanted)
+        recorder.check(wanted)
 
-    def _hook(self, address: _Address, recorder: _Recorder) -> torch.utils.hooks.RemovableHandle:
+    def _hook(
+        self, address: _Address, recorder: _Recorder, differentiable: bool
+    ) -> torch.utils.hooks.RemovableHandle:
         module = self._modules[address.text]
         argument = address.argument
         if argument is not None:
@@ -221,6 +287,8 @@ class FeatureTap:
                     raise TapError(
                         f"tap {address.text!r}: the module was called with {len(args)} positional inputs"
                     )
+                if differentiable and isinstance(args[argument], Tensor):
+                    args[argument].requires_grad_()
                 recorder.take(address, args[argument])
 
             return module.register_forward_pre_hook(before)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .taps import AddressError, FeatureTap
+from .taps import AddressError, FeatureTap, module_path
 
 __all__ = ["RCNNTeacher", "Teacher", "Teachers", "as_teacher", "fingerprint"]
 
@@ -87,9 +87,13 @@ class Teacher:
         self.model.to(*args, **kwargs)
         return self
 
-    @torch.no_grad()
     def __call__(
-        self, batch: Any, student: Mapping[str, Any] | None = None, addresses: Collection[str] | None = None
+        self,
+        batch: Any,
+        student: Mapping[str, Any] | None = None,
+        addresses: Collection[str] | None = None,
+        *,
+        differentiable: Collection[str] = (),
     ) -> dict[str, Any]:
         """Run what is needed and return address -> value.
 
@@ -97,11 +101,17 @@ class Teacher:
             batch: what the student was called with.
             student: values recorded in the student at `student_addresses`.
             addresses: record just these of the bound addresses (default: all).
+            differentiable: inputs (``@input``) of the model with respect to which something will be differentiated:
+                the forward pass is then run with gradients. The weights never get any.
         """
         if self.model.training:
             self.model.eval()
         wanted = self._tap.addresses if addresses is None else tuple(addresses)
-        with self._autocast(), self._tap.record(wanted) as values:
+        with (
+            torch.set_grad_enabled(bool(differentiable)),
+            self._autocast(),
+            self._tap.record(wanted, differentiable=differentiable) as values,
+        ):
             self.run(batch, student or {}, wanted)
         return values
 
@@ -174,7 +184,7 @@ class RCNNTeacher(Teacher):
             parts += ["roi_heads.box_pooler", "roi_heads.box_head", "roi_heads.box_predictor"]
         elif hasattr(heads, "_shared_roi_transform"):
             parts += ["roi_heads.pooler", "roi_heads.res5", "roi_heads.box_predictor"]
-        path = address.split(":")[0].split("@")[0]
+        path = module_path(address)
         if not any(path == part or path.startswith(part + ".") for part in parts):
             raise AddressError(
                 f"teacher address {address!r}: RCNNTeacher runs {', '.join(parts)} of this "
@@ -200,7 +210,7 @@ class RCNNTeacher(Teacher):
         if any(a.startswith("proposal_generator.") for a in addresses):
             generator: Any = self.model.proposal_generator
             generator.rpn_head([features[f] for f in generator.in_features])
-        if any(a.split(":")[0].split("@")[0].split(".")[0] == "head" for a in addresses):
+        if any(module_path(a).split(".")[0] == "head" for a in addresses):
             self.model.head([features[f] for f in self.model.head_in_features])  # type: ignore[operator,union-attr]
         if any(a.startswith("roi_heads.") for a in addresses):
             self._run_roi_heads(features, student[self._proposals], addresses)

@@ -1,13 +1,16 @@
 """YAML: pairs and teachers are named mappings, every option can be overridden, every mistake is told by name."""
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 from det_distill import Distiller, RCNNTeacher
 from det_distill.config import complete_config, get_cfg, load_teacher, merge_options
 from det_distill.model_zoo import find_config, get_config, get_config_file, published_weights
-from tests.tiny import build, detector_cfg, distill_cfg, save_teacher
+from det_distill.targets import Step
+from tests.tiny import batch, build, detector_cfg, distill_cfg, save_teacher
 
 MIMIC = {"METHOD": "FeatureMimicking", "AT": ["backbone:p3"], "ADAPTER": "auto"}
 
@@ -75,7 +78,13 @@ def test_a_config_survives_a_yaml_round_trip(teacher, tmp_path):
         ({"x": {**MIMIC, "STOP": 0}}, "schedule"),
         ({"x": {"METHOD": "FactorTransfer", "AT": ["backbone:p3"]}}, "needs a trained paraphraser"),
         ({"x": {"METHOD": "FeatureMimicking", "STUDENT": "backbone:p3", "TEACHER": "backbone:p4"}}, "stride"),
-        ({"x": {**MIMIC, "AT": ["proposal_generator.rpn_head:0:1"]}}, "STUDENT_CHANNELS"),
+        ({"x": {**MIMIC, "AT": ["roi_heads.box_pooler"]}}, "STUDENT_CHANNELS"),
+        ({"x": {**MIMIC, "AT": [["backbone:p3", "backbone:p4"]]}}, "One list level less"),
+        ({"x": {**MIMIC, "SELECT": "big"}}, "SELECT 'big'"),
+        ({"x": {**MIMIC, "SELECT": "teacher_correct"}}, "goes with vectors"),
+        ({"x": {**MIMIC, "TEACHER_NAMES": ["big", "huge"]}}, "the teachers are big"),
+        ({"x": {**MIMIC, "TEACHER_NAMES": ["big"], "TEACHER_NAME": "big"}}, "not both"),
+        ({"x": {**MIMIC, "TEACHER_NAMES": ["big"], "AGGREGATE": "max"}}, "AGGREGATE 'max'"),
     ],
 )
 def test_mistakes_are_told_when_built(teacher, pairs, message):
@@ -110,8 +119,56 @@ def test_hashing_is_guarded_where_nothing_else_holds_the_norm_and_only_there(tea
 
 
 def test_undeclared_channels_can_be_given(teacher):
-    at = {"AT": ["proposal_generator.rpn_head:0:1"], "STUDENT_CHANNELS": 3, "TEACHER_CHANNELS": 3}
+    at = {"AT": ["roi_heads.box_pooler"], "STUDENT_CHANNELS": 16, "TEACHER_CHANNELS": 24}
+    assert set(made(teacher, roi={**MIMIC, **at, "ADAPTER": "linear"}).distill) == {"roi_box_pooler"}
+    at = {"AT": ["proposal_generator.rpn_head:0:1"]}
     assert set(made(teacher, rpn={**MIMIC, **at}).distill) == {"rpn_rpn_head_0_1"}
+
+
+def test_each_of_several_teachers_gets_a_pair_and_their_sum_or_mean_counts(teacher):
+    cfg = distill_cfg(
+        detector_cfg(), teacher, {"fm": {**MIMIC, "TEACHER_NAMES": ["big", "second"], "WEIGHT": 6}}
+    )
+    cfg.DISTILL.TEACHERS.second = CfgNode(dict(teacher))
+    complete_config(cfg)
+    assert {n: p.weights["l2"] for n, p in build_model(cfg).distill.by_name().items()} == {
+        "fm_big_p3": 6.0,
+        "fm_second_p3": 6.0,
+    }
+    merge_options(cfg, ["DISTILL.PAIRS.fm.TEACHER_NAMES", "['*']", "DISTILL.PAIRS.fm.AGGREGATE", "mean"])
+    assert {p.weights["l2"] for p in build_model(cfg).distill.by_name().values()} == {3.0}
+
+
+def test_what_is_to_be_trained_and_the_weight_of_the_task_come_from_the_config(teacher):
+    cfg = distill_cfg(detector_cfg(), teacher, {"fm": MIMIC})
+    cfg.DISTILL.TASK_WEIGHT, cfg.DISTILL.TRAIN_ONLY = 0.0, ["backbone.bottom_up.res4"]
+    model = build_model(cfg).train()
+    trained = {n for n, p in model.student.named_parameters() if p.requires_grad}
+    assert trained and all(n.startswith("backbone.bottom_up.res4.") for n in trained)
+    with EventStorage():
+        losses = model(batch())
+    assert losses["distill_fm_p3_l2"] > 0
+    assert not any(value for name, value in losses.items() if not name.startswith("distill_"))
+    cfg.DISTILL.TRAIN_ONLY = ["backbone.bottom_up.res9"]
+    with pytest.raises(ValueError, match="Nearest: backbone.bottom_up.res"):
+        build_model(cfg)
+
+
+def test_rows_of_the_foreground_and_rows_that_the_teacher_gets_right_can_be_selected(teacher):
+    node = {"METHOD": "FeatureMimicking", "AT": "roi_heads.box_head"}
+    model = made(
+        teacher, fg={**node, "SELECT": "foreground"}, right={**node, "SELECT": "teacher_correct"}
+    ).train()
+    with EventStorage():
+        torch.manual_seed(0)
+        _, student, teachers = model.observe(batch())
+    labels = torch.cat([p.gt_classes for p in student["roi_heads:0"]])
+    own, its = student["roi_heads.box_head"], teachers["big"]["roi_heads.box_head"]
+    right = teachers["big"]["roi_heads.box_predictor:0"].argmax(1) == labels
+    for name, keep in (("fg", labels < 2), ("right", right)):
+        (value,) = model.distill[name](student, teachers["big"], Step(batch=batch())).values()
+        assert 0 < keep.sum() < len(labels)
+        torch.testing.assert_close(value, (own[keep] - its[keep]).square().mean())
 
 
 def test_a_teacher_needs_config_and_weights(teacher, tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 from det_distill import Distiller, Pair, Pairs
 from det_distill.adapters import Conv1x1
 from det_distill.losses import L2, LSH
+from det_distill.targets import Step
 from tests.tiny import batch, build, detector_cfg
 
 
@@ -119,11 +120,11 @@ def test_a_batch_of_unequal_images_equals_the_images_alone():
         s = model.student.backbone(images)["p3"]
         t = model.teachers["big"].model.backbone(images)["p3"]
         pair = model.distill["ft"]
-        return pair(
-            {"backbone:p3": s}, {"backbone:p3": t}, image_sizes=[x["image"].shape[-2:] for x in samples]
-        )[""]
+        return pair({"backbone:p3": s}, {"backbone:p3": t}, Step([x["image"].shape[-2:] for x in samples]))[
+            ""
+        ]
 
-    model.distill["ft"].stride = 8
+    model.distill["ft"].strides = (8,)
     padded = term(data)
     assert padded != term(batch(((64, 96), (64, 96))))
     assert padded.isfinite()
@@ -160,3 +161,41 @@ def test_what_a_file_holds_for_another_teacher_is_left_out_with_a_warning(caplog
     again = hashing(1)
     again.load_state_dict(first.state_dict(), strict=True)
     assert torch.equal(again.distill["h"].losses["loss"].weight, first.distill["h"].losses["loss"].weight)
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(1, 2, 3, padding=1)
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, data):
+        logits = self.head(self.body(torch.stack([x["image"] for x in data])).tanh().mean((2, 3)))
+        return {"loss": logits.square().mean()} if self.training else logits
+
+
+class InputNorm(nn.Module):
+    """Length of the gradient of the logits' sum with respect to the pixels, and of the same on mirrored images."""
+
+    needs = ("mirrored",)
+    differentiates_input = True
+
+    def forward(self, student, teacher, valid=None, *, mirrored):
+        total = 0
+        for logits, pixels in [student, mirrored, *([teacher] if teacher else [])]:
+            (gradient,) = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
+            total = total + gradient.norm()
+        return total
+
+
+@pytest.mark.parametrize("teachers", [{}, {"big": Classifier()}])
+def test_a_loss_may_differentiate_with_respect_to_pixels_with_a_teacher_or_without(teachers):
+    own = ("head", "body@input")
+    student, pair = Classifier(), Pair(own, own if teachers else (), InputNorm())
+    model = Distiller(student, Pairs(smooth=pair), teachers).train()
+    data = [{"image": torch.randn(1, 4, 5)} for _ in range(3)]
+    losses = model(data)
+    losses["distill_smooth"].backward()
+    assert student.body.weight.grad.any() and student.head.weight.grad.any()
+    assert all(p.grad is None for t in teachers.values() for p in t.parameters())
+    assert set(losses) == {"loss", "distill_smooth"}

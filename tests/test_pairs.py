@@ -1,18 +1,23 @@
 """Pairs: schedules, alignment of unequal maps, padding, and what is refused when built."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from det_distill.adapters import Conv1x1, Linear
+from det_distill.alignment import align_maps
 from det_distill.losses import L2, FactorTransfer
 from det_distill.padding import image_sizes, valid_cells
 from det_distill.pairs import Pair, Pairs
+from det_distill.selection import Selection
 from det_distill.taps import FeatureSpec
+from det_distill.targets import Step
 
 
 def value(pair, student, teacher, **kwargs):
-    terms = pair({"a": student}, {"a": teacher}, **kwargs)
+    terms = pair({"a": student}, {"a": teacher}, Step(**kwargs))
     return sum(terms.values())
 
 
@@ -37,7 +42,7 @@ def test_named_losses_share_the_adapter_and_have_weights_of_their_own():
 
 def test_a_pair_that_is_off_reads_nothing_and_gives_a_zero_attached_to_its_adapter():
     pair = Pair("a", "a", L2(), start=5, student_adapter=Conv1x1(2, 3))
-    (zero,) = pair({}, {}, iteration=0).values()
+    (zero,) = pair({}, {}, Step(iteration=0)).values()
     zero.backward()
     assert zero == 0
     assert all(p.grad is not None and not p.grad.any() for p in pair.parameters())
@@ -62,9 +67,11 @@ def test_resizing_compares_the_part_of_the_input_that_both_maps_cover():
     """The student pads 48 pixels to 48, the teacher to 64; a ramp in pixels agrees where both have image."""
     ramp = lambda cells, stride: ((torch.arange(cells) + 0.5) * stride).expand(1, 1, cells, cells)  # noqa: E731
     s, t = ramp(6, 8), ramp(4, 16)
-    aligned = Pair("a", "a", L2(), align="resize", stride=8, teacher_stride=16)._align(s, t)
+    aligned = align_maps(s, t, resize=True, strides=(8, 16))
     assert torch.allclose(aligned[0][..., 1:-1], aligned[1][..., 1:-1])
-    assert not torch.allclose(*[x[..., 1:-1] for x in Pair("a", "a", L2(), align="resize")._align(s, t)])
+    assert not torch.allclose(*[x[..., 1:-1] for x in align_maps(s, t, resize=True)])
+    pair = Pair("a", "a", L2(), align="resize", stride=8, teacher_stride=16)
+    assert value(pair, s, t) == (aligned[0] - aligned[1]).square().mean()
 
 
 def test_strides_and_channels_are_checked_before_anything_runs():
@@ -123,3 +130,102 @@ def test_a_name_that_cannot_be_used_is_an_error(name):
 def test_a_schedule_that_makes_no_sense_is_an_error(schedule):
     with pytest.raises(ValueError, match="schedule"):
         Pair("a", "a", L2(), **schedule)
+
+
+class Told(nn.Module):
+    """A loss that keeps what it was given."""
+
+    def __init__(self, *needs):
+        super().__init__()
+        self.needs = needs
+
+    def forward(self, student, teacher, valid=None, **known):
+        self.student, self.teacher, self.valid, self.known = student, teacher, valid, known
+        return torch.zeros(())
+
+
+def samples(sizes, boxes):
+    fields = [SimpleNamespace(gt_boxes=SimpleNamespace(tensor=torch.tensor(b).view(-1, 4))) for b in boxes]
+    return [
+        {"image": torch.zeros(3, *s), "instances": f, "label": i}
+        for i, (s, f) in enumerate(zip(sizes, fields, strict=True))
+    ]
+
+
+def test_a_loss_is_told_what_it_needs_and_nothing_else():
+    data = samples([(16, 32), (16, 16)], [[8.0, 0.0, 24.0, 4.0], []])
+    everything, nothing = Told("labels", "foreground", "boxes", "mirrored"), Told()
+    pair = Pair("a", "a", {"all": everything, "none": nothing}, stride=8, classes=1)
+    maps = torch.zeros(2, 3, 2, 4)
+    step = Step([(16, 32), (16, 16)], batch=data, mirrored={"a": maps})
+    pair({"a": maps}, {"a": maps}, step)
+    assert nothing.known == {} and set(everything.known) == set(everything.needs)
+    assert everything.known["labels"].tolist() == [0, 1]
+    assert everything.known["foreground"].tolist() == [True, False]
+    assert [b.tolist() for b in everything.known["boxes"]] == [[[1.0, 0.0, 3.0, 0.5]], []]
+    assert everything.known["mirrored"][0] is maps
+    assert everything.valid.sum() == 12
+
+
+def test_several_addresses_come_as_lists_with_a_mask_each():
+    loss = Told()
+    pair = Pair(["a", "b"], ["c", "d"], loss, stride=[8, 16])
+    a, b = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 2, 2)
+    pair({"a": a, "b": b}, {"c": a, "d": b}, Step([(16, 32)]))
+    assert [m.shape for m in loss.student] == [a.shape, b.shape] == [m.shape for m in loss.teacher]
+    assert [v.sum().item() for v in loss.valid] == [8, 2]
+
+
+def test_an_adapter_may_take_all_features_of_a_side():
+    class Sum(nn.Module):
+        takes_all = True
+
+        def forward(self, features):
+            return [sum(features)] * len(features)
+
+    loss = Told()
+    pair = Pair(["a", "b"], ["a", "b"], loss, student_adapter=Sum())
+    values = {"a": torch.ones(2, 3), "b": torch.full((2, 3), 2.0)}
+    pair(values, values)
+    assert loss.student[1].unique() == 3 and loss.teacher[1].unique() == 2
+
+
+def test_cells_outside_the_boxes_are_left_out():
+    loss = Told()
+    pair = Pair("a", "a", loss, stride=8, select=Selection("foreground", maps=True))
+    maps = torch.zeros(1, 3, 3, 4)
+    pair({"a": maps}, {"a": maps}, Step([(16, 32)], batch=samples([(16, 32)], [[9.0, 9.0, 17.0, 23.0]])))
+    assert loss.valid[0, 0].int().tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_several_teachers_need_an_ensemble_which_comes_before_their_adapter():
+    class Mean(nn.Module):
+        def forward(self, features):
+            return torch.stack(features).mean(0)
+
+    with pytest.raises(ValueError, match="one, two, need an ensemble"):
+        Pair("a", "a", L2(), teacher_name=["one", "two"])
+    loss = Told()
+    pair = Pair("a", "a", loss, teacher_name=["one", "two"], ensemble=Mean(), teacher_adapter=nn.ReLU())
+    pair({"a": torch.zeros(1, 2)}, [{"a": torch.tensor([[1.0, -5.0]])}, {"a": torch.tensor([[3.0, 1.0]])}])
+    assert loss.teacher.tolist() == [[2.0, 0.0]]
+
+
+def test_what_a_pair_needs_must_be_known_when_it_is_built():
+    with pytest.raises(ValueError, match="need its stride"):
+        Pair("a", "a", Told("boxes"))
+    with pytest.raises(ValueError, match="class count is not known"):
+        Pair("a", "a", Told("foreground"))
+    with pytest.raises(ValueError, match="2 addresses and 1 strides"):
+        Pair(["a", "b"], ["a", "b"], L2(), stride=[8])
+    with pytest.raises(ValueError, match="'foreground' or"):
+        Selection("some")
+
+
+def test_missing_ground_truth_is_an_error_that_names_it():
+    pair, rows = Pair("a", "a", Told("labels")), {"a": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match="class of each row"):
+        pair(rows, rows, Step(batch=[{"image": None}, {"image": None}]))
+    maps = {"a": torch.zeros(1, 3, 2, 2)}
+    with pytest.raises(ValueError, match="ground-truth boxes"):
+        Pair("a", "a", Told("boxes"), stride=8)(maps, maps, Step(batch=[{"image": None}]))

@@ -102,7 +102,7 @@ def test_pairs_that_take_turns_learn_from_two_teachers(place):
     losses = one_step(model, cfg)
     assert losses["distill_late_l2"] == 0 and losses["distill_fm_box_head_l2"] > 0
     late = model.distill["late"]
-    assert late.teacher_name == "second" and (late.start, late.warmup) == (6000, 500)
+    assert late.teacher_names == ("second",) and (late.start, late.warmup) == (6000, 500)
 
 
 def test_coco_data_pass_the_checks(place):

@@ -14,7 +14,7 @@ class Net(nn.Module):
         self.first = nn.Linear(3, 4)
         self.parts = Parts()
         self.spare = nn.Linear(4, 4)
-        self.twice = nn.Identity()
+        self.twice = nn.Tanh()
 
     def forward(self, x):
         y = self.first(x)
@@ -74,6 +74,23 @@ def test_a_module_that_ran_twice_is_an_error():
         net(torch.randn(1, 3))
 
 
+def test_one_of_several_calls_can_be_named_and_must_happen():
+    net, x = Net(), torch.randn(1, 3)
+    with FeatureTap(net, ["twice#0", "twice#1", "twice@input#1"]).record() as values:
+        net(x)
+    assert torch.equal(net.twice(values["twice@input#1"]), values["twice#1"])
+    assert not torch.equal(values["twice#0"], values["twice#1"])
+    with pytest.raises(TapError, match="ran only 2 times"), FeatureTap(net, ["twice#2"]).record():
+        net(x)
+
+
+def test_an_input_can_be_made_differentiable():
+    net, x = Net(), torch.randn(1, 3)
+    with FeatureTap(net, ["first@input"]).record(differentiable={"first@input"}) as values:
+        net(x)
+    assert values["first@input"].requires_grad
+
+
 def test_a_tensor_overwritten_in_place_is_an_error():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
     with pytest.raises(TapError, match="overwritten in place"), FeatureTap(net, ["0"]).record():
@@ -97,6 +114,11 @@ def test_specs_come_from_what_detectron2_declares():
     assert feature_spec(model, "roi_heads.box_predictor:0").channels == 3
     assert feature_spec(model, "roi_heads.box_head.fc1").channels == 24
     assert feature_spec(model, "proposal_generator.anchor_generator") == (None, None)
+    assert feature_spec(model, "backbone.bottom_up.res4.1") == (64, 16)
+    assert feature_spec(model, "proposal_generator.rpn_head:0:2") == (3, 16)
+    assert feature_spec(model, "proposal_generator.rpn_head:1:4") == (12, 64)
+    assert feature_spec(model, "proposal_generator.rpn_head.conv#1") == (16, 8)
+    assert feature_spec(model, "proposal_generator.rpn_head:0:7") == (None, None)
 
 
 def test_a_level_that_the_backbone_lacks_is_an_error_before_anything_runs():

@@ -18,6 +18,7 @@ from ..config import build_student
 from ..distiller import Distiller
 from ..hooks import calibrate_hashes
 from ..padding import image_sizes
+from ..targets import Step
 from ..timing import elapsed
 
 __all__ = ["PARTS", "Steps", "Training", "autocast", "build_distiller", "build_plain"]
@@ -164,18 +165,17 @@ class Steps:
         student, teachers = self._observed[self._now]
         leaves = {address: _leaf(value) for address, value in student.items()}
         with autocast(self._cfg):
-            terms = self._terms(leaves, teachers, image_sizes(self._batches[self._now]))
+            batch = self._batches[self._now]
+            terms = self._terms(leaves, teachers, Step(image_sizes(batch), batch=batch))
         torch.stack(terms).sum().backward()
         for parameter in self.distiller.distill.parameters():
             parameter.grad = None
 
-    def _terms(
-        self, student: Mapping[str, Any], teachers: Mapping[str, Any], sizes: list[tuple[int, int]] | None
-    ) -> list[Tensor]:
+    def _terms(self, student: Mapping[str, Any], teachers: Mapping[str, Any], step: Step) -> list[Tensor]:
         lone = next(iter(teachers))
         values = [
-            pair(student, teachers[pair.teacher_name or lone], image_sizes=sizes)  # type: ignore[operator,index]
-            for pair in self.distiller.distill.values()
+            pair(student, [teachers[t] for t in pair.teacher_names or (lone,)], step)
+            for pair in self.distiller.distill.by_name().values()
         ]
         return [term for by_name in values for term in by_name.values()]
 

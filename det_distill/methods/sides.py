@@ -15,11 +15,30 @@ __all__ = ["Parts", "Side", "channel_adapter"]
 
 
 class Side(NamedTuple):
-    """One side of a pair as a method sees it."""
+    """One side of a pair as a method sees it: one address or several, and what is known of the features there."""
 
-    address: str
-    spec: FeatureSpec
+    addresses: tuple[str, ...]
+    specs: tuple[FeatureSpec, ...]
     teacher: Teacher | None = None
+
+    @property
+    def address(self) -> str:
+        """The only address.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.addresses) != 1:
+            raise ValueError(
+                f"this method compares single features, and got {len(self.addresses)} addresses for one pair: "
+                f"{', '.join(self.addresses)}. One list level less in AT makes a pair of each"
+            )
+        return self.addresses[0]
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What is known of the feature at `address`."""
+        return self.specs[self.addresses.index(self.address)]
 
     @property
     def channels(self) -> int:
@@ -42,12 +61,17 @@ class Side(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a method returns: the loss or losses, and the adapters in front of them."""
+    """What a method returns: the loss or losses, and the adapters in front of them.
+
+    ``weights`` are factors of named losses within the pair's weight. ``ensemble`` makes one feature of a list of
+    several teachers' (``TEACHER_NAMES``); without it each of them gets a pair of its own.
+    """
 
     loss: nn.Module | Mapping[str, nn.Module]
     student_adapter: nn.Module | None = None
     teacher_adapter: nn.Module | None = None
     weights: Mapping[str, float] | None = None
+    ensemble: nn.Module | None = None
 
 
 def channel_adapter(student: Side, teacher: Side, adapter: str) -> nn.Module | None:

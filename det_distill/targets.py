@@ -1,0 +1,96 @@
+"""What a loss may know of the ground truth: the class of each row, the boxes on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "labels_of", "mirrored"]
+
+
+class Step(NamedTuple):
+    """What a pair may know of a training step besides the recorded values.
+
+    ``image_sizes``: (height, width) in pixels of every image, before padding. ``iteration``: for the schedule.
+    ``batch``: what the models were called with. ``mirrored``: the student's values of a second forward pass on
+    mirrored images, if some loss needs it.
+    """
+
+    image_sizes: Sequence[tuple[int, int]] | None = None
+    iteration: int = 0
+    batch: Any = None
+    mirrored: Mapping[str, Any] | None = None
+
+
+def labels_of(rows: Any, device: torch.device) -> Tensor:
+    """Return the class of each row, int64 (R,).
+
+    Args:
+        rows: a list of detectron2's labelled proposals (``gt_classes``; the background has the number of classes),
+            whose rows follow one another, or a batch of samples with ``label``.
+        device: where the labels go.
+
+    Raises:
+        ValueError: no labels in there.
+    """
+    try:
+        if all(hasattr(r, "gt_classes") for r in rows) and len(rows):
+            return torch.cat([r.gt_classes for r in rows]).to(device)
+        return torch.as_tensor([int(r["label"]) for r in rows], device=device)
+    except (TypeError, KeyError, AttributeError, IndexError):
+        raise ValueError(
+            "a pair needs the class of each row, and found neither sampled proposals with gt_classes nor samples with "
+            "'label'. (C4 heads do not return their sampled proposals: methods that need labels want FPN heads there.)"
+        ) from None
+
+
+def boxes_in_cells(batch: Any, stride: int, device: torch.device) -> list[Tensor]:
+    """Return each image's ground-truth boxes, (n, 4) float as x0 y0 x1 y1, in cells of a map of this stride.
+
+    Args:
+        batch: samples with detectron2's ``instances``.
+        stride: pixels per cell.
+        device: where the boxes go.
+
+    Raises:
+        ValueError: a sample without ``instances``.
+    """
+    try:
+        return [x["instances"].gt_boxes.tensor.to(device, torch.float32) / stride for x in batch]
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(
+            "a pair needs ground-truth boxes, and the batch has none ('instances' with gt_boxes)"
+        ) from None
+
+
+def cells_in_boxes(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Return which cells of maps a box touches, bool (B, 1, height, width).
+
+    Args:
+        boxes: of each image, (n, 4) in cells.
+        height: cells.
+        width: cells.
+    """
+    mask = torch.zeros(len(boxes), 1, height, width, dtype=torch.bool)
+    for image, own in zip(mask, boxes, strict=True):
+        low, high = own[:, :2].floor().long().tolist(), own[:, 2:].ceil().long().tolist()
+        for (x0, y0), (x1, y1) in zip(low, high, strict=True):
+            image[0, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    return mask
+
+
+def mirrored(batch: Any) -> list[dict[str, Any]]:
+    """Return the batch with every image mirrored left to right; labels stay.
+
+    Raises:
+        ValueError: the batch is no list of samples with ``image``.
+    """
+    try:
+        return [{**x, "image": x["image"].flip(-1)} for x in batch]
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(
+            "mirroring needs a batch that is a list of samples with 'image', (C, H, W)"
+        ) from None
