@@ -226,9 +226,10 @@ def run_python(block: Block) -> None:
     """Execute a Python block: a new module, an addition to one, a test, or a script."""
     code = compile(block.text, f"{block.document}:{block.line}", "exec")
     if block.file.startswith("det_distill/"):
-        name = block.file.removesuffix(".py").replace("/", ".")
+        name = block.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         module = sys.modules.setdefault(name, types.ModuleType(name))
-        module.__package__ = name.rpartition(".")[0]
+        if not block.file.endswith("/__init__.py"):
+            module.__package__ = name.rpartition(".")[0]
         exec(code, vars(module))
         return
     names: dict = {"__name__": "block"}
