@@ -12,6 +12,7 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint import load_teacher_weights
+from .classification import add_classification_config
 from .methods import METHODS, method_options
 from .modeling import add_timm_config, add_vgg_config
 from .pair_config import PAIR_KEYS
@@ -62,6 +63,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     cfg.PROGRESS_BAR = "auto"
     add_timm_config(cfg)
     add_vgg_config(cfg)
+    add_classification_config(cfg)
 
 
 def get_cfg() -> CfgNode:

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ from . import model_zoo
 from .checkpoint import StudentCheckpointer
 from .config import complete_config, get_cfg, merge_options
 from .data import check_datasets, register_from_config
-from .data.loader import ResumableLoader, build_train_loader
-from .evaluation import DetectionEvaluator
+from .data.loader import ResumableLoader
 from .evaluation.reconstruction import ReconstructionEvaluator
 from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep
 from .printer import DistillationPrinter
+from .tasks import task_of
 
 __all__ = ["Trainer", "load_config", "setup"]
 
@@ -38,8 +38,8 @@ class Trainer(DefaultTrainer):
     """Trains whatever ``MODEL.META_ARCHITECTURE`` names, distilled or not, from the same config and seeds.
 
     What it adds to `DefaultTrainer`: a run that is resumed ends in the weights of one that was not interrupted, data
-    order and sampling included; checkpoints are written atomically; AP by VOC and COCO rules for any data set;
-    the teachers are measured once; hash biases are estimated before the first step.
+    order and sampling included; checkpoints are written atomically; AP by VOC and COCO rules for any data set of
+    boxes, accuracy for classifiers; the teachers are measured once; hash biases are estimated before the first step.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -66,7 +66,7 @@ class Trainer(DefaultTrainer):
 
     def build_train_loader(self, cfg: CfgNode) -> ResumableLoader:  # type: ignore[override]
         """Return a loader whose stream depends on the run's seed alone."""
-        return build_train_loader(cfg, self._seed)
+        return task_of(cfg).train_loader(cfg, self._seed)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load ``MODEL.WEIGHTS``, or resume from the last readable checkpoint of ``OUTPUT_DIR``."""
@@ -89,11 +89,16 @@ class Trainer(DefaultTrainer):
         return self.test(self.cfg, model)
 
     @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        """Return the loader of a test set."""
+        return task_of(cfg).test_loader(cfg, dataset_name)
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Return AP by COCO and VOC rules; for paraphrasers, their reconstruction error."""
+        """Return the evaluator of the model's task (see `tasks`); for paraphrasers, their reconstruction error."""
         if cfg.MODEL.META_ARCHITECTURE == "ParaphraserPretrainer":
             return ReconstructionEvaluator()
-        return DetectionEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+        return task_of(cfg).evaluator(cfg, dataset_name)
 
 
 def load_config(path: str, options: list[str] | None = None) -> CfgNode:
@@ -124,22 +129,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_distill", abbrev_name="dd")
-    classes_key = _classes_key(cfg)
-    check_datasets(cfg, _get(cfg, classes_key), classes_key=classes_key)
+    task = task_of(cfg)
+    classifies = cfg.MODEL.META_ARCHITECTURE != "ParaphraserPretrainer"
+    check_datasets(cfg, task.classes(cfg) if classifies else None, classes_key=task.classes_key)
     return cfg
-
-
-def _classes_key(cfg: CfgNode) -> str:
-    """The key with the class count that the trained detector is built for; "" where nothing is classified."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == "Distiller":
-        architecture = cfg.DISTILL.STUDENT_ARCHITECTURE
-    heads = {"RetinaNet": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
-    return f"MODEL.{heads[architecture]}.NUM_CLASSES" if architecture in heads else ""
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in filter(None, key.split(".")):
-        node = node[part]
-    return node if key else None

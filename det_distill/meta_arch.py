@@ -71,7 +71,7 @@ class ParaphraserPretrainer(paraphrasers.ParaphraserTrainee):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the teacher, and a paraphraser per address with the pair's PARAPHRASER_KIND, RATE, LAYERS and BATCH_NORM.
+        """Build the teacher, and a paraphraser per address of the kind, rate and layers that the pair asks for.
 
         Raises:
             ValueError: no such pair, or two that want different paraphrasers at one address.
@@ -116,7 +116,9 @@ def _wanted_sites(cfg: CfgNode, teacher: str) -> dict[str, dict[str, Any]]:
             continue
         if not {"", "*", teacher} & set(node.TEACHER_NAMES or [node.TEACHER_NAME]):
             continue
-        for address in [node.TEACHER] if node.TEACHER else [node.AT] if isinstance(node.AT, str) else node.AT:
+        entries = node.TEACHER or node.AT
+        for entry in [entries] if isinstance(entries, str) else entries:
+            address = entry if isinstance(entry, str) else entry[0]
             wanted = {
                 "kind": node.PARAPHRASER_KIND,
                 "rate": node.RATE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import Paraphraser
+from .adapters import AutoEncoder, Paraphraser, Reconstructor
 from .checkpoint import read_weights
 from .padding import image_sizes, valid_cells
 from .taps import FeatureSpec, feature_spec
 from .teachers import Teacher
 
-__all__ = ["ParaphraserTrainee", "trained_paraphraser"]
+__all__ = ["ParaphraserTrainee", "new_paraphraser", "trained_paraphraser"]
 
 _FINGERPRINT = "teacher_fingerprint"
+
+
+def new_paraphraser(
+    channels: int, *, kind: str = "paraphraser", rate: float = 0.5, layers: int = 3, batch_norm: bool = False
+) -> Reconstructor:
+    """Return an untrained paraphraser of one of the kinds that a ``FactorTransfer`` pair may ask for.
+
+    Args:
+        channels: of the teacher's map.
+        kind: ``"paraphraser"`` or ``"autoencoder"``.
+        rate: see `Paraphraser` and `AutoEncoder`, as for the rest.
+        layers: of the encoder, and of the decoder.
+        batch_norm: whether it has batch normalisation.
+
+    Raises:
+        ValueError: an unknown kind, or a rate or number of layers that makes no sense.
+    """
+    kinds: dict[str, type[Paraphraser] | type[AutoEncoder]]
+    kinds = {"paraphraser": Paraphraser, "autoencoder": AutoEncoder}
+    if kind not in kinds:
+        raise ValueError(f"PARAPHRASER_KIND {kind!r}: choose 'paraphraser', 'autoencoder' or 'none'")
+    return kinds[kind](channels, rate, layers=layers, batch_norm=batch_norm)
 
 
 def _key(address: str) -> str:
@@ -30,9 +53,9 @@ class ParaphraserTrainee(nn.Module):
     """A model whose training losses are the reconstruction errors of paraphrasers at several sites of a teacher.
 
     ``model(batch)`` returns ``loss_reconstruct_<site>`` (mean over all elements, raw or scaled) in training. In
-    eval mode it returns, per site, the raw error and the one divided by the feature's spread, as `Paraphraser` defines
-    them.
-    Its state holds the paraphrasers by address, and the teacher's fingerprint.
+    eval mode it returns, per site, the raw error and the one divided by the feature's spread, as `Reconstructor`
+    defines them.
+    Its state holds the paraphrasers (of any kind) by address, and the teacher's fingerprint.
 
     Args:
         teacher: frozen; runs only what is tapped.
@@ -52,7 +75,7 @@ class ParaphraserTrainee(nn.Module):
     def __init__(
         self,
         teacher: Teacher,
-        sites: Mapping[str, Paraphraser],
+        sites: Mapping[str, Reconstructor],
         *,
         p: int = 1,
         scaled: bool = False,
@@ -123,23 +146,28 @@ def trained_paraphraser(
     channels: int,
     rate: float = 0.5,
     *,
+    kind: str = "paraphraser",
+    layers: int = 3,
     batch_norm: bool = False,
     teacher: str | None = None,
-) -> Paraphraser:
+) -> Reconstructor:
     """Return the frozen paraphraser that `ParaphraserTrainee` trained at `address` of a teacher.
 
     Args:
         path: a checkpoint file.
         address: the site in the teacher.
         channels: of the teacher's map there.
-        rate: factor channels / channels.
+        rate: factor channels / channels (of each layer, in an auto-encoder).
+        kind: ``"paraphraser"`` or ``"autoencoder"``.
+        layers: of its encoder.
         batch_norm: whether it has batch normalisation.
         teacher: the teacher's fingerprint; None: do not compare.
 
     Raises:
-        ValueError: no path, no such site, another teacher, or other shapes.
+        ValueError: no path, no such site, another teacher, or another kind or shapes.
         FileNotFoundError: no such file.
     """
+    paraphraser = new_paraphraser(channels, kind=kind, rate=rate, layers=layers, batch_norm=batch_norm)
     how = "train it with META_ARCHITECTURE: ParaphraserPretrainer and this config's TEACHERS and PAIRS"
     if not path:
         raise ValueError(
@@ -161,7 +189,6 @@ def trained_paraphraser(
             f"the paraphraser in {path} was trained on teacher {made_for or 'unknown'}, this teacher's weights are "
             f"{teacher}: {how}"
         )
-    paraphraser = Paraphraser(channels, rate, batch_norm=batch_norm)
     _load_strictly(paraphraser, own, path, address)
     return paraphraser.freeze()
 
@@ -170,17 +197,25 @@ def _fingerprint_of(state: Mapping[str, Tensor]) -> list[int]:
     return state[_FINGERPRINT].tolist() if _FINGERPRINT in state else []
 
 
-def _load_strictly(module: Paraphraser, state: Mapping[str, Tensor], path: str, address: str) -> None:
+def _load_strictly(module: Reconstructor, state: Mapping[str, Tensor], path: str, address: str) -> None:
     expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}
     if expected != found:
-        wrong = [
-            f"{k}: {found.get(k, 'missing')}, expected {expected.get(k, 'nothing')}"
-            for k in sorted(expected.keys() | found.keys())
-            if expected.get(k) != found.get(k)
-        ]
         raise ValueError(
-            f"the paraphraser in {path} does not fit {address!r} (another RATE or BATCH_NORM?): "
-            + "; ".join(wrong[:4])
+            f"the paraphraser in {path} does not fit {address!r}: the file holds {_described(found)}, the pair asks "
+            f"for {_described(expected)}. Give the pair the PARAPHRASER_KIND, LAYERS, RATE and BATCH_NORM that it was "
+            "trained with, or train another"
         )
     module.load_state_dict(state)
+
+
+def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What kind of paraphraser has parameters of these names and shapes, in words."""
+    encoder = [k for k in shapes if re.fullmatch(r"(conv|down)\d+\.weight", k)]
+    if not encoder:
+        return f"no paraphraser but {', '.join(sorted(shapes)[:4])}"
+    kind = "an autoencoder" if encoder[0].startswith("down") else "a paraphraser"
+    count = f"{len(encoder)} layer{'s' if len(encoder) > 1 else ''}"
+    norm = "with" if any("norm" in k for k in shapes) else "without"
+    widths = [shapes[encoder[0]][1], *(shapes[key][0] for key in encoder)]
+    return f"{kind} of {count} ({' -> '.join(map(str, widths))} channels) {norm} batch normalisation"

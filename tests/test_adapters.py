@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from det_distill.adapters import Conv1x1, Linear, Paraphraser, Translator
+from det_distill.adapters.factor import layer_widths
 
 # Recorded from Jangho-Kim/Factor-Transfer-pytorch, Models/FeatureProjection.py; see the keys `*/meta`.
 RECORDED = np.load(Path(__file__).parent / "losses" / "reference" / "factor_transfer.npz")
@@ -66,6 +67,10 @@ def test_the_layers_equal_a_sequence_written_out(build, key):
         (Translator(5, 3, batch_norm=True), (2, 5, 7, 5), (2, 3, 7, 5)),
         (Paraphraser(6, 0.5), (2, 6, 7, 5), (2, 3, 7, 5)),
         (Paraphraser(6, factor_channels=4, batch_norm=True), (2, 6, 1, 1), (2, 4, 1, 1)),
+        (Translator(5, 3, layers=1), (2, 5, 7, 5), (2, 3, 7, 5)),
+        (Translator(5, 3, layers=4, batch_norm=True), (2, 5, 7, 5), (2, 3, 7, 5)),
+        (Paraphraser(6, 0.5, layers=1), (2, 6, 7, 5), (2, 3, 7, 5)),
+        (Paraphraser(6, 0.5, layers=4), (2, 6, 7, 5), (2, 3, 7, 5)),
     ],
 )
 def test_an_adapter_changes_the_channels_and_nothing_else(adapter, shape_in, shape_out):
@@ -86,6 +91,47 @@ def test_one_by_one_convolution_and_linear_layer_agree_and_have_a_bias():
 def test_the_rate_gives_the_rounded_number_of_factor_channels_and_at_least_one(channels, rate, factors):
     with torch.device("meta"):
         assert Paraphraser(channels, rate).factor_channels == factors
+
+
+@pytest.mark.parametrize(
+    ("layers", "widths"),
+    [
+        (1, [6, 4]),
+        (2, [6, 6, 4]),
+        (3, [6, 6, 4, 4]),
+        (4, [6, 6, 6, 4, 4]),
+        (5, [6, 6, 6, 4, 4, 4]),
+    ],
+)
+def test_the_channels_change_in_the_middle_layer_and_the_decoder_mirrors_the_encoder(layers, widths):
+    assert layer_widths(6, 4, layers) == widths
+    paraphraser, translator = (
+        Paraphraser(6, factor_channels=4, layers=layers),
+        Translator(6, 4, layers=layers),
+    )
+    for network, name, expected in (
+        (translator, "conv", widths),
+        (paraphraser, "conv", widths),
+        (paraphraser, "deconv", widths[::-1]),
+    ):
+        convs = [getattr(network, f"{name}{i}") for i in range(layers)]
+        assert [c.in_channels for c in convs] == expected[:-1]
+        assert [c.out_channels for c in convs] == expected[1:]
+    x = torch.randn(1, 6, 3, 2)
+    assert paraphraser.reconstruct(x).shape == x.shape
+    assert paraphraser.translator(5)(torch.randn(1, 5, 3, 2)).shape == paraphraser(x).shape
+
+
+def test_one_layer_is_one_convolution_and_one_activation():
+    translator, x = Translator(5, 3, layers=1), torch.randn(2, 5, 4, 4)
+    assert torch.equal(translator(x), nn.functional.leaky_relu(translator.conv0(x), 0.1))
+    assert set(translator.state_dict()) == {"conv0.weight", "conv0.bias"}
+
+
+@pytest.mark.parametrize("build", [lambda: Translator(4, 2, layers=0), lambda: Paraphraser(4, layers=0)])
+def test_no_layers_are_refused(build):
+    with pytest.raises(ValueError, match="at least 1 layer"):
+        build()
 
 
 def test_a_rate_or_a_factor_count_of_zero_is_refused():

@@ -65,7 +65,7 @@ def test_a_config_survives_a_yaml_round_trip(teacher, tmp_path):
     ("pairs", "message"),
     [
         ({"x": {**MIMIC, "WIEGHT": 1.0}}, "DISTILL.PAIRS.x: unknown key WIEGHT; valid are METHOD, AT"),
-        ({"x": {"AT": ["backbone:p3"]}}, "needs METHOD, one of FactorTransfer, FeatureMimicking"),
+        ({"x": {"AT": ["backbone:p3"]}}, "needs METHOD, one of AttentionTransfer, BoxRegression"),
         ({"x": {**MIMIC, "METHOD": "Nothing"}}, "'Nothing' is unknown"),
         ({"x": {**MIMIC, "AT": []}}, "either AT"),
         ({"x": {**MIMIC, "STUDENT": "backbone:p3"}}, "either AT"),

@@ -5,8 +5,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from det_distill.adapters import Paraphraser
-from det_distill.paraphrasers import ParaphraserTrainee, trained_paraphraser
+from det_distill.adapters import AutoEncoder, Paraphraser
+from det_distill.paraphrasers import ParaphraserTrainee, new_paraphraser, trained_paraphraser
 from det_distill.teachers import RCNNTeacher
 from tests.tiny import batch, build, detector_cfg, distill_cfg, save_teacher
 
@@ -49,8 +49,43 @@ def test_in_eval_it_gives_the_raw_and_the_scaled_error(tmp_path):
     assert all(0 < scaled < 2 for _, scaled in out.values())
 
 
-def saved(tmp_path):
-    cfg = pretrainer(tmp_path)
+def test_a_config_trains_the_kind_and_the_layers_that_the_pair_asks_for(tmp_path):
+    model = build_model(pretrainer(tmp_path, PARAPHRASER_KIND="autoencoder", LAYERS=2)).train()
+    losses = model(batch(((64, 96), (72, 56))))  # res4 has stride 16, and 72 pixels padded to 96 are 6 cells
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    module = model.paraphrasers["backbone/bottom_up:res4"]
+    assert isinstance(module, AutoEncoder) and module.widths == (64, 32)
+    model = build_model(pretrainer(tmp_path, LAYERS=1))
+    assert model.paraphrasers["backbone:p2"].layers == 1
+
+
+def test_pairs_without_a_paraphraser_need_no_first_stage(tmp_path):
+    cfg = pretrainer(tmp_path, PARAPHRASER_KIND="none")
+    with pytest.raises(ValueError, match="no FactorTransfer pair.*'none' needs none"):
+        build_model(cfg)
+    cfg.DISTILL.PAIRS.other = cfg.DISTILL.PAIRS.ft.clone()
+    cfg.DISTILL.PAIRS.other.update({"PARAPHRASER_KIND": "paraphraser", "AT": ["backbone:p3"]})
+    assert list(build_model(cfg).paraphrasers) == ["backbone:p3"]
+
+
+def test_a_pair_of_another_teacher_does_not_say_where_this_ones_paraphrasers_are(tmp_path):
+    cfg = pretrainer(tmp_path, TEACHER_NAMES=["big"])
+    assert len(build_model(cfg).paraphrasers) == 2
+    cfg.DISTILL.PAIRS.ft.TEACHER_NAMES = ["another"]
+    with pytest.raises(ValueError, match="no FactorTransfer pair of teacher 'big'"):
+        build_model(cfg)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(
+        ValueError, match="PARAPHRASER_KIND 'pca': choose 'paraphraser', 'autoencoder' or 'none'"
+    ):
+        build_model(pretrainer(tmp_path, PARAPHRASER_KIND="pca"))
+
+
+def saved(tmp_path, **pair):
+    cfg = pretrainer(tmp_path, **pair)
     model = build_model(cfg)
     torch.save({"model": model.state_dict()}, tmp_path / "paraphraser.pth")
     return str(tmp_path / "paraphraser.pth"), model, cfg
@@ -70,8 +105,10 @@ def test_a_trained_paraphraser_is_loaded_frozen(tmp_path):
         ({"path": ""}, ValueError, "needs a trained paraphraser"),
         ({"path": "none.pth"}, FileNotFoundError, "does not exist.*ParaphraserPretrainer"),
         ({"address": "backbone:p3"}, ValueError, "it has: backbone.bottom_up:res4, backbone:p2"),
-        ({"rate": 0.75}, ValueError, "another RATE"),
-        ({"batch_norm": True}, ValueError, "BATCH_NORM"),
+        ({"rate": 0.75}, ValueError, "12 -> 12 channels.* asks for .*18 -> 18 channels"),
+        ({"batch_norm": True}, ValueError, "without batch normalisation, the pair asks .* with batch"),
+        ({"layers": 1}, ValueError, r"asks for a paraphraser of 1 layer \(24 -> 12 channels\)"),
+        ({"kind": "autoencoder"}, ValueError, "holds a paraphraser .* asks for an autoencoder"),
         ({"teacher": "0" * 16}, ValueError, "was trained on teacher"),
     ],
 )
@@ -86,6 +123,24 @@ def test_a_missing_or_mismatching_file_is_an_error(tmp_path, change, error, mess
     trained_paraphraser(**arguments)
     with pytest.raises(error, match=message):
         trained_paraphraser(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_autoencoder_and_a_paraphraser_of_the_same_shapes_are_told_apart(tmp_path, layers):
+    path, _, _ = saved(tmp_path, PARAPHRASER_KIND="autoencoder", RATE=1.0, LAYERS=layers)
+    own = {"kind": "autoencoder", "rate": 1.0, "layers": layers}
+    assert isinstance(trained_paraphraser(path, "backbone:p2", 24, **own), AutoEncoder)
+    with pytest.raises(ValueError, match="holds an autoencoder .* asks for a paraphraser"):
+        trained_paraphraser(path, "backbone:p2", 24, **{**own, "kind": "paraphraser"})
+
+
+def test_more_than_ten_layers_are_described_in_their_order(tmp_path):
+    model = torch.nn.Module()
+    model.add_module("paraphrasers", torch.nn.ModuleDict({"x": new_paraphraser(4, layers=12)}))
+    torch.save({"model": model.state_dict()}, tmp_path / "deep.pth")
+    assert trained_paraphraser(str(tmp_path / "deep.pth"), "x", 4, layers=12).layers == 12
+    with pytest.raises(ValueError, match=f"12 layers \\({'4 -> ' * 7}{'2 -> ' * 5}2 channels"):
+        trained_paraphraser(str(tmp_path / "deep.pth"), "x", 4)
 
 
 def test_the_student_takes_it_and_keeps_it_frozen_through_a_step(tmp_path):

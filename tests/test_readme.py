@@ -24,6 +24,7 @@ from tests.documents import ROOT, Block, blocks_of, execute, stand_ins, unchange
 from tests.losses import test_every_loss
 
 README = blocks_of("README.md")
+METHODS_PAGE = (ROOT / "docs/methods.md").read_text()
 SLOW = ("tools/run_recipe.py", "tools/benchmark.py", "lazyconfig_train_net.py")
 
 
@@ -137,9 +138,8 @@ def test_a_block_that_nobody_can_execute_fails(block):
         execute(block)
 
 
-def config_tables():
+def config_tables(text):
     """Key -> default of each table whose header is key, default, meaning."""
-    text = (ROOT / "README.md").read_text()
     tables = re.findall(r"\| key \| default \| meaning \|\n\| --- \| --- \| --- \|\n((?:\|.*\n)+)", text)
     rows = [re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| .+ \|$", table, re.MULTILINE) for table in tables]
     assert [len(found) for found in rows] == [table.count("\n") for table in tables]
@@ -158,19 +158,25 @@ def flat(node, prefix=""):
 
 
 def test_the_config_tables_list_every_key_with_its_default():
-    def options(name):
-        return {key.upper(): value for key, value in method_options(name).items()}
-
-    expected = [flat(get_cfg().DISTILL), TEACHER_KEYS, PAIR_KEYS, *map(options, METHODS)]
-    assert config_tables() == expected
-    row = re.search(r"^\| `METHOD` .*$", (ROOT / "README.md").read_text(), re.MULTILINE).group()
-    assert all(f'`"{name}"`' in row for name in METHODS)
+    expected = [flat(get_cfg().DISTILL), TEACHER_KEYS, PAIR_KEYS]
+    assert config_tables((ROOT / "README.md").read_text()) == expected
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_section_with_its_options_and_their_defaults(name):
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", METHODS_PAGE, re.MULTILINE | re.DOTALL))
+    assert config_tables(sections[name]) == [{k.upper(): v for k, v in method_options(name).items()}]
+
+
+def test_the_page_of_methods_lists_no_method_that_does_not_exist():
+    assert set(re.findall(r"^### (\w+)$", METHODS_PAGE, re.MULTILINE)) == set(METHODS)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/methods.md"])
 def test_links_lead_to_files_that_exist(document):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())
-    missing = [t for t in targets if not t.startswith("https://") and not (ROOT / t).exists()]
+    folder = (ROOT / document).parent
+    missing = [t for t in targets if not t.startswith("https://") and not (folder / t).exists()]
     assert not missing
 
 

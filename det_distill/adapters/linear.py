@@ -1,4 +1,4 @@
-"""One learned linear map, of every cell of a map or of every row."""
+"""One learned linear map, of every cell of a map, its neighbourhood, or of every row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class Conv1x1(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)
+
+
+class Conv3x3(nn.Conv2d):
+    """One 3x3 convolution with bias, padded with zeros: (B, in_channels, H, W) to (B, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 class Linear(nn.Linear):

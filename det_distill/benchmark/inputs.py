@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from .. import model_zoo
 from ..config import build_student
-from ..data.loader import build_train_loader
 from ..engine import load_config
+from ..tasks import task_of
 
 __all__ = ["data_batches", "synthetic_batches", "with_random_weights"]
 
-_BOXES = 8
 Batch = list[dict[str, Any]]
 
 
 def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count: int = 2) -> list[Batch]:
-    """Return training batches of noise with 8 boxes an image, sides between 1/8 and 1/2 of the image's.
+    """Return training batches of noise: with boxes for a detector, with labels for a classifier.
 
     Args:
         cfg: gives the class count.
@@ -40,23 +38,10 @@ def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count:
         raise ValueError(
             f"images of {height} x {width}, {images} in a batch: all of these must be at least 1"
         )
-    one_stage = cfg.DISTILL.STUDENT_ARCHITECTURE == "RetinaNet"
-    classes = (cfg.MODEL.RETINANET if one_stage else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+    task = task_of(cfg)
+    classes = task.classes(cfg) or cfg.MODEL.ROI_HEADS.NUM_CLASSES
     noise = torch.Generator().manual_seed(0)
-    return [[_sample(height, width, classes, noise) for _ in range(images)] for _ in range(count)]
-
-
-def _sample(height: int, width: int, classes: int, noise: torch.Generator) -> dict[str, Any]:
-    size = torch.tensor([width, height])
-    sides = (torch.rand(_BOXES, 2, generator=noise) * 3 / 8 + 1 / 8) * size
-    corners = torch.rand(_BOXES, 2, generator=noise) * (size - sides)
-    objects = Instances(
-        (height, width),
-        gt_boxes=Boxes(torch.cat([corners, corners + sides], dim=1)),
-        gt_classes=torch.randint(classes, (_BOXES,), generator=noise),
-    )
-    pixels = torch.randint(0, 256, (3, height, width), generator=noise, dtype=torch.uint8)
-    return {"image": pixels, "instances": objects, "height": height, "width": width}
+    return [[task.noise(height, width, classes, noise) for _ in range(images)] for _ in range(count)]
 
 
 def data_batches(cfg: CfgNode, count: int = 4) -> list[Batch]:
@@ -67,7 +52,7 @@ def data_batches(cfg: CfgNode, count: int = 4) -> list[Batch]:
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name training data, or give a size for synthetic images")
-    return list(itertools.islice(build_train_loader(cfg, lambda: max(cfg.SEED, 0)), count))
+    return list(itertools.islice(task_of(cfg).train_loader(cfg, lambda: max(cfg.SEED, 0)), count))
 
 
 def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
@@ -86,7 +71,7 @@ def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
         node.WEIGHTS = str(folder / f"{name}.pth")
         torch.save({"model": _teacher(node, cfg.MODEL.DEVICE).state_dict()}, node.WEIGHTS)
     for name, node in cfg.DISTILL.PAIRS.items():
-        if node.METHOD == "FactorTransfer":
+        if node.METHOD == "FactorTransfer" and node.PARAPHRASER_KIND != "none":
             node.PARAPHRASER = str(folder / f"paraphraser_{name}.pth")
             torch.save({"model": _paraphrasers(cfg, name).state_dict()}, node.PARAPHRASER)
     return cfg

@@ -1,8 +1,9 @@
-"""Datasets in PASCAL VOC and COCO format, registered with detectron2 and checked before training."""
+"""Datasets in PASCAL VOC and COCO format and folders of images, registered with detectron2 and checked."""
 
 from det_distill.data.checks import check_datasets
 from det_distill.data.coco import register_coco
 from det_distill.data.from_config import register_from_config
+from det_distill.data.image_folder import register_images
 from det_distill.data.problems import DatasetError, DatasetProblem, DatasetReport
 from det_distill.data.voc import discover_classes, register_voc
 
@@ -14,5 +15,6 @@ __all__ = [
     "discover_classes",
     "register_coco",
     "register_from_config",
+    "register_images",
     "register_voc",
 ]

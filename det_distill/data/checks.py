@@ -19,8 +19,8 @@ def check_datasets(
 ) -> None:
     """Load every dataset of DATASETS.TRAIN and DATASETS.TEST once and compare it with the model.
 
-    Datasets of `register_voc` and `register_coco` are checked completely by their loaders; for others, the
-    built-in ones among them, every file must exist.
+    Datasets of `register_voc` and `register_coco` are checked completely by their loaders, those of
+    `register_images` as far as their folders; for others, the built-in ones among them, every file must exist.
 
     Args:
         cfg: a config with DATASETS.TRAIN and DATASETS.TEST, its own datasets registered.
@@ -52,13 +52,14 @@ def _checked_classes(name: str) -> list[str]:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.5)
         raise DatasetError(
             f"The dataset '{name}' is not registered. Nearest names: {', '.join(near) or 'none'}. "
-            "Define it under DATASETS.VOC or DATASETS.COCO."
+            "Define it under DATASETS.VOC, DATASETS.COCO or DATASETS.IMAGES."
         )
     dicts = _load(name)
     if not dicts:
         raise DatasetError(f"The dataset '{name}' has no images.")
     boxes = sum(len(record.get("annotations", ())) for record in dicts)
-    logger.info(f"Dataset '{name}': {len(dicts)} images, {boxes} boxes.")
+    labelled = "label" in dicts[0]
+    logger.info(f"Dataset '{name}': {len(dicts)} images{'' if labelled else f', {boxes} boxes'}.")
     classes = MetadataCatalog.get(name).get("thing_classes")
     if not classes:
         raise DatasetError(f"The dataset '{name}' has no class names (thing_classes) in its metadata.")

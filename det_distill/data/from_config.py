@@ -1,4 +1,4 @@
-"""Datasets named in a config: `DATASETS.VOC` and `DATASETS.COCO`, two mappings from name to keys."""
+"""Datasets named in a config: `DATASETS.VOC`, `.COCO` and `.IMAGES`, mappings from name to keys."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from det_distill.data.coco import register_coco
+from det_distill.data.image_folder import register_images
 from det_distill.data.voc import register_voc
 
 _VOC_KEYS = {"ROOT": "root", "SPLIT": "split", "CLASSES": "classes", "DIFFICULT": "difficult"}
 _COCO_KEYS = {"JSON": "json", "IMAGES": "images"}
+_IMAGES_KEYS = {"ROOT": "root", "CLASSES": "classes"}
 
 
 def register_from_config(cfg: CfgNode) -> None:
@@ -18,15 +20,16 @@ def register_from_config(cfg: CfgNode) -> None:
         DATASETS:
           VOC:  {cells_train: {ROOT: "datasets/BCCD", SPLIT: "trainval", CLASSES: [], DIFFICULT: "keep"}}
           COCO: {my_train: {JSON: "my/train.json", IMAGES: "my/train"}}
+          IMAGES: {cifar10_train: {ROOT: "cifar10/train", CLASSES: []}}
 
     Calling it again with the same entries changes nothing.
 
     Args:
-        cfg: a config with DATASETS.VOC and DATASETS.COCO (either may be absent).
+        cfg: a config with DATASETS.VOC, DATASETS.COCO and DATASETS.IMAGES (each may be absent).
 
     Raises:
         ValueError: an unknown, missing or mistyped key, or a name that another dataset has; see
-            `register_voc` and `register_coco` for the keys.
+            `register_voc`, `register_coco` and `register_images` for the keys.
     """
     for name, entry in cfg.DATASETS.get("VOC", {}).items():
         _register(f"DATASETS.VOC.{name}", name, entry, register_voc, _VOC_KEYS, required=("ROOT", "SPLIT"))
@@ -34,6 +37,8 @@ def register_from_config(cfg: CfgNode) -> None:
         _register(
             f"DATASETS.COCO.{name}", name, entry, register_coco, _COCO_KEYS, required=("JSON", "IMAGES")
         )
+    for name, entry in cfg.DATASETS.get("IMAGES", {}).items():
+        _register(f"DATASETS.IMAGES.{name}", name, entry, register_images, _IMAGES_KEYS, required=("ROOT",))
 
 
 def _register(

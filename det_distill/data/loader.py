@@ -26,7 +26,13 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["ResumableLoader", "build_train_loader", "seed_everything"]
+__all__ = [
+    "ResumableLoader",
+    "build_train_loader",
+    "images_per_process",
+    "seed_everything",
+    "training_sampler",
+]
 
 _MAX_TRIES = 100
 Token = tuple[int, int]
@@ -152,23 +158,41 @@ def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader
         min_keypoints=keypoints,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    world = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < world or cfg.SOLVER.IMS_PER_BATCH % world:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {world} processes"
-        )
     return ResumableLoader(
         dicts,
         DatasetMapper(cfg, True),
-        _sampler(cfg, dicts),
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // world,
+        training_sampler(cfg, dicts),
+        batch_size=images_per_process(cfg),
         group_by_aspect_ratio=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         seed=seed,
     )
 
 
-def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], Iterator[int]]:
+def images_per_process(cfg: CfgNode) -> int:
+    """Return this process's share of a batch.
+
+    Raises:
+        ValueError: the batch cannot be shared evenly.
+    """
+    world = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH < world or cfg.SOLVER.IMS_PER_BATCH % world:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {world} processes"
+        )
+    return int(cfg.SOLVER.IMS_PER_BATCH) // world
+
+
+def training_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], Iterator[int]]:
+    """Return a function from a seed to the endless stream of this process's indices, as ``DATALOADER`` says.
+
+    Args:
+        cfg: gives SAMPLER_TRAIN and its options.
+        dicts: what is sampled; repeat factors read ``category_id`` of their ``annotations``.
+
+    Raises:
+        ValueError: an unknown sampler.
+    """
     name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dicts)
     if name == "TrainingSampler":
         return lambda seed: iter(TrainingSampler(size, seed=seed))

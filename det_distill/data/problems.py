@@ -20,6 +20,8 @@ LEFT_OUT = {
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS False",
     "category ids not 1 to N": "they become 0 to N-1 in the order of the ids, as detectron2 does",
     "annotation of an image that is not listed": "the annotation is left out",
+    "class without image": "the class keeps its number",
+    "folder of no class": "CLASSES does not list it; its images are left out",
 }
 """Kind of problem -> what the loader does about it."""
 
@@ -42,6 +44,9 @@ FATAL = {
     "categories",
     "broken json entry": "repair the entry",
     "id used twice": "ids of images and of annotations must be unique",
+    "no class folder": "it must hold one folder of images per class, named as the class",
+    "class folder missing": "make it, or take the class out of CLASSES",
+    "no image at all": "put the images of each class into its folder: .jpg, .png, .bmp, .tif or .webp",
 }
 """Kind of problem -> what the user can do about it."""
 

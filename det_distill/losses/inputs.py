@@ -16,17 +16,32 @@ def full_precision(feature: Tensor) -> torch.autocast:
     return torch.autocast(feature.device.type, enabled=False)
 
 
-def prepare(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def prepare(
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None = None,
+    *,
+    channels: bool = True,
+    rows: bool = True,
+) -> tuple[Tensor, Tensor]:
     """Return (student, teacher): checked, in float32, teacher detached, both zero outside `valid`.
 
     Half precision becomes float32; a float64 student stays float64 and takes the teacher with it. Padded
     cells are replaced, not multiplied, so that an inf or nan there reaches neither the value nor a gradient.
 
+    Args:
+        student: rows or a map.
+        teacher: rows or a map.
+        valid: mask of a map's cells; None: all count.
+        channels: whether the two must have equally many channels; a loss passes False that declares
+            `needs_equal_channels = False`.
+        rows: whether rows are taken; a loss passes False that looks at the cells of a map.
+
     Raises:
         ValueError: the shapes differ (the message names both, and the adapter to add), are neither rows nor
-            maps, or `valid` is not a bool mask of the map's size.
+            maps, are rows where only maps make sense, or `valid` is not a bool mask of the map's size.
     """
-    _check_shapes(student, teacher)
+    _check_shapes(student, teacher, channels, rows)
     dtype = torch.promote_types(student.dtype, torch.float32)
     student, teacher = student.to(dtype), teacher.detach().to(dtype)
     if valid is not None:
@@ -66,16 +81,18 @@ def check_valid(valid: Tensor, feature: Tensor) -> None:
         )
 
 
-def _check_shapes(student: Tensor, teacher: Tensor) -> None:
-    if student.dim() not in (2, 4) or student.dim() != teacher.dim():
+def _check_shapes(student: Tensor, teacher: Tensor, channels: bool, rows: bool) -> None:
+    if not rows and student.dim() == teacher.dim() == 2:
+        problem = "this loss compares the cells of two maps (B, C, H, W), and rows (R, C) have none."
+    elif student.dim() not in (2, 4) or student.dim() != teacher.dim():
         problem = "a loss compares two sets of rows (R, C) or two maps (B, C, H, W)."
-    elif student.shape[1] != teacher.shape[1]:
+    elif channels and student.shape[1] != teacher.shape[1]:
         problem = f"the channels differ. {_adapter_hint(student, teacher)}"
     elif student.shape[0] != teacher.shape[0]:
         problem = (
             "the counts differ: both sides must describe the same images, or the same RoIs in one order."
         )
-    elif student.shape != teacher.shape:
+    elif student.shape[2:] != teacher.shape[2:]:
         problem = "the map sizes differ: crop or resize the larger one to the smaller before the loss."
     else:
         return

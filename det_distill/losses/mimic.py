@@ -1,8 +1,9 @@
 """Feature mimicking: Wang, Ge, Wu, "Distilling Knowledge by Mimicking Features", TPAMI 2021.
 
 The student's feature is pulled to the teacher's, by its value (`L2`) and by its direction (`LSH`). The
-paper's loss is the sum of both under one weight: two losses of one pair. Not implemented: the mask that
-keeps only samples which the teacher classifies correctly, and the 3x3 unfolding of RetinaNet's tower maps.
+paper's loss is the sum of both under one weight: two losses of one pair. What enters them is decided before: the
+pair's selection keeps samples which the teacher classifies correctly, the adapter `Neighbourhood` unfolds
+RetinaNet's tower maps.
 """
 
 from __future__ import annotations

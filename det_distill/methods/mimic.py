@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import nn
 
+from ..adapters import Neighbourhood
+from ..adapters.neighbourhood import CELLS
 from ..losses import L2, LSH
 from .sides import Parts, Side, channel_adapter
 
@@ -27,12 +29,26 @@ def feature_mimicking(
     distance: Literal["bce", "l1", "l2"] = "bce",
     max_norm_ratio: float = 0.0,
     adapter: str = "auto",
+    neighbourhood: bool = False,
 ) -> Parts:
     """Feature mimicking, Wang, Ge and Wu (DoctorKey/LSHFM.singleclassification and LSHFM.detection).
 
     ``L2`` and ``LSH`` are two losses on one adapted feature; the authors use both with one weight (7 on the box-head
-    feature of Faster R-CNN). Not implemented here: the variant that keeps only samples that the teacher classifies
-    correctly, and the linear embedding that stays in the deployed student.
+    feature of Faster R-CNN). Their default for classification, only samples that the teacher classifies correctly, is
+    the pair's key ``SELECT: "teacher_correct"``.
+
+    The linear embedding of a narrower student stays in the deployed student if it is the student's own: a classifier's
+    ``MODEL.CLASSIFIER.EMBEDDING_DIM``, or the last layer of a box head whose ``FC_DIM`` is the teacher's. The `adapter`
+    here is for students whose heads stay as they are; it is left behind at export. The authors' two stages, first
+    the embedding alone by the mimicking loss, then everything, are two trainings: ``DISTILL.TASK_WEIGHT`` 0 with
+    ``DISTILL.TRAIN_ONLY``, then from its weights without them.
+
+    In RetinaNet the authors mimic, at every level, the 3x3 neighbourhood of each cell of the last map of the
+    classification tower (`Neighbourhood`). Where we differ: each level is a pair, with a mean of its own, where they
+    take one mean over the cells of all levels, most of which are the finest level's; and all cells count, or with
+    ``SELECT: "foreground"`` those inside ground-truth boxes. Their filter means to leave out cells without a matched
+    anchor, but drops a cell only if all nine of its anchors are in the ignored band, so that practically the whole map
+    counts: ``SELECT: "all"`` is their parity.
 
     Args:
         student: the student's feature; vectors such as the box head's, or maps, each cell of which is a sample.
@@ -41,7 +57,8 @@ def feature_mimicking(
         lsh: locality-sensitive hashing.
         l2_weight: factor of the L2 term within the pair's weight.
         lsh_weight: factor of the hashing term.
-        hashes: number of hash functions; 0: four times the teacher's channels, as the authors do in detection.
+        hashes: number of hash functions; 0: four times the teacher's channels, as the authors do in detection, or 16
+            times with `neighbourhood` (their 4096 for 256 channels).
         std: of the hash weights; 0: the standard deviation of the teacher's classifier weight, as the authors do.
         bias: ``"median"``, ``"mean"`` (estimated before training) or ``"zero"`` (the authors' detection code).
         distance: ``"bce"``, ``"l1"`` or ``"l2"`` between hash values.
@@ -50,6 +67,9 @@ def feature_mimicking(
             bias), off otherwise; negative: off.
         adapter: ``"auto"`` (a linear map of the student's channels where they differ), ``"linear"`` (always) or
             ``"none"``.
+        neighbourhood: compare the 3x3 neighbourhoods of the cells of maps, nine times as wide and as large. It comes
+            after the adapter, which then is one map of a cell's channels wherever the cell stands in a neighbourhood,
+            and leaves the zeros outside the map zero, as on the teacher's side.
 
     Raises:
         ValueError: neither term is on, an unknown choice, or no classifier to take the default `std` from.
@@ -61,8 +81,8 @@ def feature_mimicking(
         losses["l2"] = L2()
     if lsh:
         losses["lsh"] = LSH.random(
-            teacher.channels,
-            hashes or 4 * teacher.channels,
+            teacher.channels * (CELLS if neighbourhood else 1),
+            hashes or teacher.channels * (16 if neighbourhood else 4),
             std or _classifier_std(teacher),
             bias=bias,
             distance=distance,
@@ -73,7 +93,10 @@ def feature_mimicking(
             ),
         )
     weights = {"l2": l2_weight, "lsh": lsh_weight}
-    return Parts(losses, channel_adapter(student, teacher, adapter), weights={n: weights[n] for n in losses})
+    own, its = channel_adapter(student, teacher, adapter), None
+    if neighbourhood:
+        own, its = nn.Sequential(*filter(None, [own]), Neighbourhood()), Neighbourhood()
+    return Parts(losses, own, its, weights={n: weights[n] for n in losses})
 
 
 def _norm_guard(ratio: float, *, diverges: bool, address: str) -> float | None:

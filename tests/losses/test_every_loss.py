@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import det_distill.losses as losses
-from det_distill.losses import L2, LSH, FactorTransfer
+from det_distill.losses import L2, LSH, AttentionTransfer, ChannelWise, DarkRank, FactorTransfer, Pearson
 
 DIM = 6
 
@@ -17,7 +17,42 @@ def lsh(**options):
     return LSH.random(DIM, 16, std=0.5, generator=torch.Generator().manual_seed(7), **options)
 
 
+ATTENTION = {
+    f"AttentionTransfer-{m}-{p}-{outer}": lambda m=m, p=p, outer=outer: AttentionTransfer(m, p, outer)
+    for m, p, outer in [
+        *itertools.product(["sum_p"], [2], ["mse", "l2", "scaled"]),
+        *[("sum", 1, "mse"), ("sum_p", 0.5, "mse"), ("max_p", 3, "mse")],
+    ]
+}
+SOFT = {
+    "SoftTarget-softmax": lambda: losses.SoftTarget(2.0, "softmax"),
+    "SoftTarget-bernoulli": lambda: losses.SoftTarget(2.0, "bernoulli"),
+    "LogitRegression": losses.LogitRegression,
+    "LogitRegression-centred": lambda: losses.LogitRegression(centre=True),
+    "DecoupledTarget": losses.DecoupledTarget,
+}
+BOXES = {f"BoxRegression-{b}": lambda b=b: losses.BoxRegression(b) for b in (0.0, 1.0)}
+RANKING = {
+    "DarkRank-hard": DarkRank,
+    "DarkRank-hard-all": lambda: DarkRank(candidates="all"),
+    "DarkRank-soft": lambda: DarkRank(mode="soft"),
+}
+MADE_FOR_DETECTION = {
+    "FocalGlobal": lambda: losses.FocalGlobal(foreground=1, background=0.5, attention=1),
+    "GlobalRelation": losses.GlobalRelation,
+    "HierarchicalContext": losses.HierarchicalContext,
+    "MaskedGeneration-sum": losses.MaskedGeneration,
+    "MaskedGeneration-mean": lambda: losses.MaskedGeneration("mean"),
+}
 BUILD = {
+    **SOFT,
+    **MADE_FOR_DETECTION,
+    **BOXES,
+    **ATTENTION,
+    "ChannelWise": ChannelWise,
+    "ChannelWise-T4": lambda: ChannelWise(4),
+    "Pearson": Pearson,
+    **RANKING,
     **{
         f"FactorTransfer-p{p}-{r}": lambda p=p, r=r: FactorTransfer(p, r)
         for p, r in itertools.product((1, 2), ("mean", "sum", "scaled"))
@@ -28,6 +63,23 @@ BUILD = {
     "LSH-l2-guarded": lambda: lsh(distance="l2", max_norm_ratio=1.5),
 }
 NOT_ZERO_AT_EQUALITY = {"LSH-bce", "LSH-bce-guarded"}  # BCE against bits has no zero
+ZERO_FOR_ONE_CHANNEL: set[str] = {
+    *ATTENTION,
+    "ChannelWise",
+    "ChannelWise-T4",
+    "Pearson",
+    "SoftTarget-softmax",
+    "LogitRegression-centred",
+    "DecoupledTarget",
+}
+ROWS_ONLY: set[str] = {"DecoupledTarget", *BOXES}
+MAPS_ONLY: set[str] = {*ATTENTION, "ChannelWise", "ChannelWise-T4"}
+MAPS_ONLY |= {"FocalGlobal", "GlobalRelation"}
+ROWS_ONLY |= {*RANKING}  # a map is one sample, and two samples have no ranking: see test_darkrank.py
+ZERO_FOR_ONE_CHANNEL |= {*RANKING}  # nor has one
+NOT_ZERO_AT_EQUALITY |= {"DarkRank-hard", "DarkRank-hard-all"}  # a likelihood
+WIDTH: dict[str, int] = dict.fromkeys(BOXES, 8)  # channels, for a loss that does not take DIM
+OVER_THE_BATCH = {"Pearson"}  # statistics over the images together: cropping one by one is another value
 SHAPES = {"rows": (5, DIM), "map": (2, DIM, 4, 3)}
 
 
@@ -41,9 +93,33 @@ def loss(name):
     return BUILD[name]()
 
 
+def fitted(name, shape):
+    """The shape with the channels that this loss takes; skips rows or maps where it takes none."""
+    if name in (MAPS_ONLY if len(shape) == 2 else ROWS_ONLY):
+        pytest.skip("takes no rows" if len(shape) == 2 else "takes no maps")
+    return (shape[0], WIDTH.get(name, shape[1]), *shape[2:])
+
+
 @pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
-def shape(request):
-    return request.param
+def shape(request, name):
+    return fitted(name, request.param)
+
+
+@pytest.fixture
+def takes_maps(name):
+    fitted(name, SHAPES["map"])
+
+
+def call(loss, student, teacher, *args):
+    """`loss(student, teacher, *args)` with what it `needs`, the same for the same number of rows or images."""
+    feature = student[0] if isinstance(student, list) else student
+    labels = torch.arange(len(feature)) % min(feature.shape[1], 2)
+    known = {
+        "labels": labels,
+        "foreground": labels == 0,
+        "boxes": [torch.tensor([[0.0, 0.0, 1.5, 1.0]])] * len(feature),
+    }
+    return loss(student, teacher, *args, **{n: known[n] for n in getattr(loss, "needs", ())})
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +129,22 @@ def seed():
 
 def value_and_grad(loss, student, teacher, *args):
     student = student.detach().clone().requires_grad_()
-    value = loss(student, teacher, *args)
+    value = call(loss, student, teacher, *args)
     (grad,) = torch.autograd.grad(value, student)
     return value.detach(), grad
+
+
+OF_TWO_VALUES_A_SIDE = {"FSP", "FlipSymmetry", "GradientAttention"}  # test_fsp.py, test_input_gradient.py
 
 
 def test_every_public_loss_is_covered_here():
     public = {n for n in losses.__all__ if inspect.isclass(getattr(losses, n))}
     public = {n for n in public if issubclass(getattr(losses, n), nn.Module)}
-    assert public == {type(build()).__name__ for build in BUILD.values()}
+    assert public - OF_TWO_VALUES_A_SIDE == {type(build()).__name__ for build in BUILD.values()}
 
 
 def test_the_value_is_a_positive_float32_scalar(loss, shape):
-    value = loss(torch.randn(shape), torch.randn(shape))
+    value = call(loss, torch.randn(shape), torch.randn(shape))
     assert value.shape == () and value.dtype == torch.float32 and value > 0
 
 
@@ -82,7 +161,7 @@ def test_a_loss_has_no_parameters(loss):
 
 def test_only_the_student_gets_a_gradient(loss, shape):
     student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
-    loss(student, teacher).backward()
+    call(loss, student, teacher).backward()
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
 
@@ -90,14 +169,14 @@ def test_only_the_student_gets_a_gradient(loss, shape):
 def test_gradcheck_in_float64(loss, shape):
     loss = loss.double()
     student, teacher = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
-    assert loss(student, teacher).dtype == torch.float64
-    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student.requires_grad_())
+    assert call(loss, student, teacher).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda s: call(loss, s, teacher), student.requires_grad_())
 
 
-@pytest.mark.parametrize("shape", [(0, DIM), (0, DIM, 4, 3), (2, DIM, 0, 3)])
+@pytest.mark.parametrize("shape", [(0, DIM), (0, DIM, 4, 3), (2, DIM, 0, 3)], indirect=True)
 def test_no_rows_and_no_cells_give_a_zero_that_is_attached_to_the_graph(loss, shape):
     student = torch.randn(shape, requires_grad=True)
-    value = loss(student, torch.randn(shape))
+    value = call(loss, student, torch.randn(shape))
     value.backward()
     assert value == 0 and student.grad.shape == student.shape
 
@@ -110,11 +189,12 @@ def test_all_zero_features_give_finite_values_and_gradients(loss, shape, zero):
     assert value.isfinite() and grad.isfinite().all()
 
 
-def test_a_single_element_gives_a_finite_value(name, loss):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1, 1)])
+def test_a_single_element_gives_a_finite_value(name, loss, shape):
+    shape = fitted(name, shape)
     narrow = LSH(torch.ones(1, 1), distance=loss.distance) if isinstance(loss, LSH) else loss
-    for shape in ((1, 1), (1, 1, 1, 1)):
-        value, grad = value_and_grad(narrow, torch.tensor(2.0).view(shape), torch.tensor(-3.0).view(shape))
-        assert value.isfinite() and grad.isfinite().all() and value > 0
+    value, grad = value_and_grad(narrow, torch.full(shape, 2.0), torch.full(shape, -3.0))
+    assert value.isfinite() and grad.isfinite().all() and (value > 0 or name in ZERO_FOR_ONE_CHANNEL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -132,14 +212,14 @@ def test_autocast_changes_nothing(loss, shape, dtype):
     student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape)
     expected, expected_grad = value_and_grad(loss, student, teacher)
     with torch.autocast("cpu", dtype=dtype):
-        value = loss(student, teacher)
+        value = call(loss, student, teacher)
     value.backward()  # outside, as trainers do
     assert value.item() == expected.item() and torch.equal(student.grad, expected_grad)
 
 
 def test_float16_features_whose_squares_overflow_are_no_problem(loss, shape):
     student, teacher = torch.full(shape, 6e4).half(), torch.full(shape, -6e4).half()
-    assert loss(student, teacher).isfinite()
+    assert call(loss, student, teacher).isfinite()
 
 
 def padded(sizes, height, width, fill):
@@ -154,8 +234,11 @@ def padded(sizes, height, width, fill):
     return batch, valid.bool()
 
 
+@pytest.mark.usefixtures("takes_maps")
 @pytest.mark.parametrize("fill", [3.0, float("inf"), float("nan")])
-def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(loss, fill):
+def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(name, loss, fill):
+    if name in OVER_THE_BATCH:
+        pytest.skip("has statistics of the batch")
     sizes = [(4, 5), (2, 3), (1, 1)]
     student, valid = padded(sizes, 4, 5, fill)
     teacher, _ = padded(sizes, 4, 5, -fill)
@@ -169,18 +252,21 @@ def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(loss, fil
     torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.usefixtures("takes_maps")
 def test_a_mask_that_is_true_everywhere_equals_no_mask(loss):
     student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
-    masked = loss(student, teacher, torch.ones(2, 1, 4, 3, dtype=torch.bool))
-    torch.testing.assert_close(masked, loss(student, teacher), rtol=1e-6, atol=0)
+    masked = call(loss, student, teacher, torch.ones(2, 1, 4, 3, dtype=torch.bool))
+    torch.testing.assert_close(masked, call(loss, student, teacher), rtol=1e-6, atol=0)
 
 
-def test_an_image_without_a_valid_cell_counts_as_zero(loss):
+@pytest.mark.usefixtures("takes_maps")
+def test_an_image_without_a_valid_cell_counts_as_zero(name, loss):
     student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
     valid = torch.ones(2, 1, 4, 3, dtype=torch.bool)
     valid[1] = False
     value, grad = value_and_grad(loss, student, teacher, valid)
-    torch.testing.assert_close(value, loss(student[:1], teacher[:1]) / 2, rtol=1e-6, atol=0)
+    images = 1 if name in OVER_THE_BATCH else 2
+    torch.testing.assert_close(value, call(loss, student[:1], teacher[:1]) / images, rtol=1e-6, atol=0)
     assert grad[0].any() and not grad[1].any()
     nothing, grad = value_and_grad(loss, student, teacher, torch.zeros_like(valid))
     assert nothing == 0 and not grad.any()
@@ -197,20 +283,26 @@ def test_an_image_without_a_valid_cell_counts_as_zero(loss):
         ((2, 3, DIM), (2, 3, DIM), ["two sets of rows"]),
     ],
 )
-def test_shapes_that_cannot_be_compared_are_named_with_what_to_do(loss, student, teacher, words):
+def test_shapes_that_cannot_be_compared_are_named_with_what_to_do(name, loss, student, teacher, words):
+    if len(student) == len(teacher) != 3:
+        fitted(name, student)
+    if student[1] != teacher[1] and not getattr(loss, "needs_equal_channels", True):
+        pytest.skip("compares unequal channels")
     for word in words:
         with pytest.raises(ValueError, match=word):
-            loss(torch.zeros(student), torch.zeros(teacher))
+            call(loss, torch.zeros(student), torch.zeros(teacher))
 
 
+@pytest.mark.usefixtures("takes_maps")
 @pytest.mark.parametrize(
     "valid", [torch.ones(2, 4, 3).bool(), torch.ones(2, 1, 4, 3), torch.ones(2, DIM, 4, 3).bool()]
 )
 def test_a_mask_of_another_shape_or_type_is_an_error(loss, valid):
     with pytest.raises(ValueError, match=r"bool mask of shape \(2, 1, 4, 3\)"):
-        loss(torch.zeros(2, DIM, 4, 3), torch.zeros(2, DIM, 4, 3), valid)
+        call(loss, torch.zeros(2, DIM, 4, 3), torch.zeros(2, DIM, 4, 3), valid)
 
 
-def test_a_mask_for_rows_is_an_error(loss):
+def test_a_mask_for_rows_is_an_error(name, loss):
+    rows = torch.zeros(fitted(name, (5, DIM)))
     with pytest.raises(ValueError, match="goes with maps"):
-        loss(torch.zeros(5, DIM), torch.zeros(5, DIM), torch.ones(5, 1).bool())
+        call(loss, rows, rows, torch.ones(5, 1).bool())

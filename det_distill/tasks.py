@@ -1,0 +1,80 @@
+"""What models of one kind are fed with and how they are measured: one table for the trainer and the benchmarks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator
+
+from .classification import data as classification
+from .data.loader import ResumableLoader, build_train_loader
+from .data.noise import noise_with_boxes, noise_with_label
+from .evaluation.classification import ClassificationEvaluator
+from .evaluation.detection import DetectionEvaluator
+
+__all__ = ["TASKS", "Task", "task_of"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of model.
+
+    Attributes:
+        classes_key: the config key with the number of classes that the model is built for; "": not known.
+        train_loader: (config, function that returns the seed) -> training loader.
+        test_loader: (config, name of a test set) -> loader.
+        evaluator: (config, name of a test set) -> evaluator.
+        noise: (height, width, classes, generator) -> a training sample of noise.
+    """
+
+    classes_key: str
+    train_loader: Callable[[CfgNode, Callable[[], int]], ResumableLoader]
+    test_loader: Callable[[CfgNode, str], Iterable[Any]]
+    evaluator: Callable[[CfgNode, str], DatasetEvaluator]
+    noise: Callable[[int, int, int, torch.Generator], dict[str, Any]]
+
+    def classes(self, cfg: CfgNode) -> int | None:
+        """Return the number of classes that the model of a config is built for, if there is a key for it."""
+        node: Any = cfg
+        for part in filter(None, self.classes_key.split(".")):
+            node = node[part]
+        return int(node) if self.classes_key else None
+
+
+def _detection(classes_key: str) -> Task:
+    return Task(
+        classes_key,
+        build_train_loader,
+        build_detection_test_loader,
+        lambda cfg, name: DetectionEvaluator(name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference")),
+        noise_with_boxes,
+    )
+
+
+TASKS: dict[str, Task] = {
+    "GeneralizedRCNN": _detection("MODEL.ROI_HEADS.NUM_CLASSES"),
+    "RetinaNet": _detection("MODEL.RETINANET.NUM_CLASSES"),
+    "ImageClassifier": Task(
+        "MODEL.CLASSIFIER.NUM_CLASSES",
+        classification.build_train_loader,
+        classification.build_test_loader,
+        lambda cfg, name: ClassificationEvaluator(),
+        noise_with_label,
+    ),
+}
+"""Meta-architecture -> its task; one that is not listed is taken for a detector."""
+
+_WRAPPERS = ("Distiller", "ParaphraserPretrainer")
+
+
+def task_of(cfg: CfgNode) -> Task:
+    """Return the task of a config's model; of a distilled one, or of paraphrasers, that of the student."""
+    wrapped = cfg.MODEL.META_ARCHITECTURE in _WRAPPERS
+    name = cfg.DISTILL.STUDENT_ARCHITECTURE if wrapped else cfg.MODEL.META_ARCHITECTURE
+    return TASKS.get(name) or _detection("")
