@@ -25,6 +25,7 @@ from .config import complete_config, get_cfg, merge_options
 from .data import check_datasets, register_from_config
 from .data.loader import ResumableLoader
 from .evaluation.reconstruction import ReconstructionEvaluator
+from .gradient_share import GradientShare
 from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep
 from .printer import DistillationPrinter
 from .tasks import task_of
@@ -58,6 +59,8 @@ class Trainer(DefaultTrainer):
         ]
         if self.cfg.DISTILL.EVAL_TEACHERS and len(self.cfg.DATASETS.TEST):
             ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR))
+        if self.cfg.DISTILL.GRADIENT_SHARE_PERIOD > 0:
+            ours.append(GradientShare(self.cfg.DISTILL.GRADIENT_SHARE_PERIOD))
         return [*ours, *super().build_hooks(), ProgressBar(self.cfg.PROGRESS_BAR, name)]
 
     def build_writers(self) -> list[EventWriter]:

@@ -90,8 +90,8 @@ def _directions_options(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="compare here, without adapters, instead of at the config's pairs; once for each; STUDENT=TEACHER where the "
-        "addresses differ",
+        help="compare here, without adapters, instead of at the config's pairs; once for each; STUDENT=TEACHER "
+        "where the addresses differ",
     )
     p.add_argument("--teacher", default="", metavar="NAME", help="with --at: which of several teachers")
     p.add_argument("--batches", type=int, default=20, help="how many batches are looked at (20)")

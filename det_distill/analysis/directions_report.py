@@ -76,9 +76,8 @@ def draw_directions(rows: Sequence[Row], path: str | Path) -> Path:
     students = list(dict.fromkeys(row.student for row in rows))
     across = min(len(pairs), 4)
     down = -(-len(pairs) // across)
-    longest = max(map(len, students))
-    width = max(3.4, 0.7 + len(students) * max(0.9, 0.09 * longest))
-    figure = new_figure(width * across, 3.6 * down + 1)
+    width = max(3.4, 0.7 + len(students) * max(1.1, 0.3 + 0.09 * max(map(len, students))))
+    figure = new_figure(max(6.0, width * across), 3.6 * down + 1)
     axes = figure.subplots(down, across, squeeze=False).flatten()
     for axis, pair in zip(axes, pairs, strict=False):
         _draw_pair(axis, pair, [row for row in rows if row.pair == pair])
@@ -105,6 +104,6 @@ def _draw_pair(axis: Any, pair: str, rows: Sequence[Row]) -> None:
             text, (number, row.distance.squared), (0, 3), textcoords="offset points", ha="center", fontsize=8
         )
     axis.set_ylim(0, 1.22 * max(row.distance.squared for row in rows) or 1.0)
-    axis.set_xlim(-0.6, len(rows) - 0.4)
+    axis.set_xlim(-0.7, len(rows) - 0.3)
     axis.set_title(pair.replace("=", " =\n"), fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)

@@ -52,7 +52,8 @@ def retrieval(
 
     Average precision is the mean, over the n images of the query's identity, of i / (place of the i-th of them).
     Queries whose identity has no image in the gallery are left out. Of equal similarities the images of other
-    identities come first: embeddings that say nothing find nothing. A zero embedding has the similarity 0 to all.
+    identities come first: embeddings that say nothing find nothing. A zero embedding has the similarity 0 to all,
+    one that is not finite is the farthest of all.
 
     Args:
         queries: embeddings (Q, D) of any length but zero; normalised here, in float32 at least.
@@ -74,12 +75,13 @@ def retrieval(
     )
     found: list[Retrieval] = []
     for rows in torch.arange(len(queries), device=queries.device).split(block):
-        similarity = queries[rows] @ others.T
+        similarity = (queries[rows] @ others.T).nan_to_num(nan=-2.0)
         match = labels[rows, None] == identities[None]
         if gallery is None:  # itself: last, and no match
             here = torch.arange(len(rows), device=rows.device)
             similarity[here, rows], match[here, rows] = -torch.inf, False
-        found.append(_places(similarity, match, rows))
+        if match.any():
+            found.append(_places(similarity, match, rows))
     if not found:
         return Retrieval(labels.new_zeros(0), torch.zeros(0, dtype=torch.float64), labels.new_zeros(0))
     return Retrieval(*(torch.cat(parts) for parts in zip(*found, strict=True)))
