@@ -54,6 +54,29 @@ def detector_cfg(*, width: int = 4, fpn: int = 16, classes: int = 2, norm: str =
     return cfg
 
 
+def classifier_cfg(*, depth: int = 8, classes: int = 2, embedding: int = 0) -> CfgNode:
+    """An image classifier on a CIFAR ResNet, for images of 8 pixels."""
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.META_ARCHITECTURE = cfg.DISTILL.STUDENT_ARCHITECTURE = "ImageClassifier"
+    cfg.MODEL.BACKBONE.NAME = "build_cifar_resnet_backbone"
+    cfg.MODEL.CIFAR_RESNET.DEPTH = depth
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = classes
+    cfg.MODEL.CLASSIFIER.EMBEDDING_DIM = embedding
+    cfg.MODEL.PIXEL_STD = [64.0, 64.0, 64.0]
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.CLASSIFICATION.CROP = 8
+    cfg.INPUT.CLASSIFICATION.PAD = 1
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.BASE_LR = 0.05
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 7
+    return cfg
+
+
 def build(cfg: CfgNode, seed: int = 0) -> torch.nn.Module:
     """The plain detector of a config, with seeded weights, on the CPU."""
     torch.manual_seed(seed)
@@ -121,4 +144,16 @@ def write_voc(root: Path, count: int = 6, seed: int = 0) -> Path:
             f"<depth>3</depth></size>{body}</annotation>"
         )
     (root / "ImageSets" / "Main" / "all.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def write_image_folder(root: Path, count: int = 4, size: tuple[int, int] = (8, 8), suffix: str = ".png") -> Path:
+    """A folder of noisy images, `count` of each of `CLASSES`: discs are red, squares are blue."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.integers(0, 120, (*size, 3), dtype=np.uint8)
+            pixels[..., 2 * label] += 120
+            Image.fromarray(pixels).save(root / name / f"{i:03d}{suffix}")
     return root

@@ -74,8 +74,8 @@ def draw_directions(rows: Sequence[Row], path: str | Path) -> Path:
     """Write a PNG: a panel for each pair, a bar for each student, stacked of the two parts of the squared distance."""
     pairs = list(dict.fromkeys(row.pair for row in rows))
     students = list(dict.fromkeys(row.student for row in rows))
-    across = min(len(pairs), 4)
-    down = -(-len(pairs) // across)
+    down = -(-len(pairs) // 4)
+    across = -(-len(pairs) // down)
     width = max(3.4, 0.7 + len(students) * max(1.1, 0.3 + 0.09 * max(map(len, students))))
     figure = new_figure(max(6.0, width * across), 3.6 * down + 1)
     axes = figure.subplots(down, across, squeeze=False).flatten()
@@ -83,6 +83,7 @@ def draw_directions(rows: Sequence[Row], path: str | Path) -> Path:
         _draw_pair(axis, pair, [row for row in rows if row.pair == pair])
     for axis in axes[len(pairs) :]:
         axis.set_visible(False)
+    figure.get_layout_engine().set(hspace=0.08)  # type: ignore[union-attr, call-arg]
     figure.supylabel("mean squared distance", fontsize=10)
     figure.suptitle("Student and teacher: lengths or directions?", fontsize=13, fontweight="bold")
     handles, labels = axes[0].get_legend_handles_labels()

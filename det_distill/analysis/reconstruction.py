@@ -15,6 +15,7 @@ import csv
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -177,6 +178,9 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, address: str, p: i
             axis.plot(range(1, len(errors) + 1), errors, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot(iterations, smooth, color=colour, linestyle=style, linewidth=2, label=curve.network)
         axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(partial(_minor_label, digits="235" if high > 4 * low else "23456789"))
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("iteration")
         axis.grid(True, which="both", linewidth=0.4, alpha=0.5)
@@ -186,6 +190,11 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, address: str, p: i
     columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return save_figure(figure, path)
+
+
+def _minor_label(value: float, _: int, *, digits: str) -> str:
+    """Label a tick between powers of ten as a plain number, if its first digit is wanted."""
+    return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
 
 def _smoothed(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -39,18 +39,24 @@ Token = tuple[int, int]
 
 
 def seed_everything(*numbers: int) -> None:
-    """Seed Python's, numpy's and torch's generators with a mix of `numbers`."""
+    """Seed Python's, numpy's and torch's generators, those of GPUs too, with a mix of `numbers`."""
+    torch.manual_seed(_seed_python_and_numpy(*numbers))
+
+
+def _seed_python_and_numpy(*numbers: int) -> int:
+    """Seed two of the generators; return torch's seed."""
     words = np.random.SeedSequence([n & 0xFFFFFFFF for n in numbers]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    return int(words[2])
 
 
 @contextmanager
 def _seeded(*numbers: int) -> Iterator[None]:
-    """Seed the generators inside the block and put them back after it."""
+    """Seed the generators (torch's for the CPU) inside the block and put them back after it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_everything(*numbers)
+    # not torch.manual_seed: it concerns GPUs too, and where none is in use it writes down the call stack each time
+    torch.default_generator.manual_seed(_seed_python_and_numpy(*numbers))
     try:
         yield
     finally:
