@@ -111,7 +111,7 @@ class MetricLearner(ImageClassifier):
             "loss_verification": verification_weight,
             "loss_triplet": triplet_weight,
         }
-        _check(self.weights, dropout, triplet_margin)
+        _check(self.weights, annealing, dropout, triplet_margin)
         self.annealing, self.normalize, self.dropout = annealing, normalize, dropout
         self._forwards = 0
         self._comparisons: dict[str, Loss] = {}  # no submodules: they have neither parameters nor addresses
@@ -161,9 +161,10 @@ class MetricLearner(ImageClassifier):
         if self.weights["loss_large_margin"]:
             weight, share = self.classifier.weight.float(), anneal(self._iteration(), *self.annealing)
             losses["loss_large_margin"] = self._large_margin(embedding, labels, weight, share)
-        compared = F.dropout(directions(embedding) if self.normalize else embedding, self.dropout)
+        if self._comparisons:
+            embedding = F.dropout(directions(embedding) if self.normalize else embedding, self.dropout)
         for name, loss in self._comparisons.items():
-            losses[name] = loss(compared, labels)
+            losses[name] = loss(embedding, labels)
         self._forwards += 1
         return losses
 
@@ -174,7 +175,9 @@ class MetricLearner(ImageClassifier):
             return self._forwards
 
 
-def _check(weights: Mapping[str, float], dropout: float, margin: float) -> None:
+def _check(
+    weights: Mapping[str, float], annealing: tuple[float, float, float], dropout: float, margin: float
+) -> None:
     if min(weights.values()) < 0 or not any(weights.values()):
         raise ValueError(
             f"the weights of MODEL.METRIC_LEARNING are {dict(weights)}: none below 0, and one above"
@@ -183,4 +186,10 @@ def _check(weights: Mapping[str, float], dropout: float, margin: float) -> None:
         raise ValueError(
             f"MODEL.METRIC_LEARNING: DROPOUT {dropout} must be at least 0 and below 1, and TRIPLET_MARGIN {margin} "
             "at least 0"
+        )
+    start, decay, floor = annealing
+    if start < 0 or floor < 0 or not 0 < decay <= 1:
+        raise ValueError(
+            f"MODEL.METRIC_LEARNING: ANNEALING {start} and ANNEALING_FLOOR {floor} must be at least 0, "
+            f"ANNEALING_DECAY {decay} above 0 and at most 1"
         )

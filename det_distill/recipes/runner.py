@@ -81,16 +81,16 @@ def run_recipe(
         The steps' configs with the paths of their files, by name.
 
     Raises:
-        ValueError: the recipe, or a config of it, is wrong; nothing was run.
+        ValueError: the recipe, or a config of it, is wrong; nothing was trained.
         FileExistsError: a step's folder holds other files.
         BlockingIOError: another recipe is at work in the output folder.
         StepFailed: a step's process ended with an error.
     """
+    if recipe.data is not None and recipe.data in DATA:  # first: where a data set is looked up depends on where it is
+        say(f"Data: {DATA[recipe.data](dataset_folder())}")
     configs = check_configs(recipe)
     if restart_from is not None and restart_from not in configs:
         raise ValueError(f"there is no step {restart_from!r}; the steps are {', '.join(configs)}")
-    if recipe.data is not None:
-        say(f"Data: {DATA[recipe.data](dataset_folder())}")
     with exclusive(recipe.output) as lock:
         for name in recipe.dependents(restart_from) if restart_from else ():
             if read_state(recipe.output / name) is not None:

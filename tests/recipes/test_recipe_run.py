@@ -5,8 +5,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+from detectron2.data import DatasetCatalog
 
-from det_distill.recipes import StepFailed, load_recipe, run_recipe
+from det_distill.recipes import StepFailed, load_recipe, run_recipe, runner
 
 TRAINER = """
 import json, pathlib, sys
@@ -168,3 +169,23 @@ def test_the_output_folder_can_be_moved_without_running_anything_again(run, tmp_
     said = []
     run_recipe(recipe, [sys.executable, str(tmp_path / "train.py")], say=said.append)
     assert all("finished earlier" in line for line in said)
+
+
+def test_a_data_set_that_is_made_first_is_the_one_that_is_compared_on(run, tmp_path, monkeypatch):
+    """Its relative ROOT is looked up when it is there, in the folder of data sets."""
+
+    def make(folder):
+        (folder / "made").mkdir(parents=True)
+        return folder / "made"
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    monkeypatch.setitem(runner.DATA, "tree_tiles", make)
+    (tmp_path / "voc.yaml").write_text(
+        "MODEL: {DEVICE: cpu}\nDATASETS: {VOC: {made_first: {ROOT: made, SPLIT: test}}}\n"
+    )
+    try:
+        assert run("data: tree_tiles\n" + RECIPE.replace("CONFIG", str(tmp_path / "voc.yaml")))
+        assert DatasetCatalog["made_first"].source.root == tmp_path / "sets/made"
+    finally:
+        DatasetCatalog.remove("made_first")
