@@ -11,18 +11,13 @@ benchmarks/results/bccd.csv; benchmarks/make_tables.py turns the rows into the R
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from runs import ROOT, hardware, logged, train, write
+
 CONFIGS = "BCCD-Detection"
 TEACHER, PARAPHRASER = "teacher_lite2_fpn", "paraphraser"
 STUDENTS = {
@@ -47,51 +42,6 @@ COLUMNS = [
 COLUMNS += ["VOC AP50", "AP-Platelets", "AP-RBC", "AP-WBC", "AP50-Platelets", "AP50-RBC", "AP50-WBC"]
 
 
-def train(folder: Path, config: str, options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one config unless it is finished; return its minutes, commit and number of threads."""
-    finished = folder / "finished.json"
-    if finished.is_file():
-        facts = dict(json.loads(finished.read_text()))
-        if facts.pop("options", options) != options:
-            raise SystemExit(f"{folder} was made with other options: remove it, or choose another --output")
-        return facts
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        str(ROOT / "tools/train_net.py"),
-        "--resume",
-        "--config-file",
-        f"{CONFIGS}/{config}.yaml",
-    ]
-    settings = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", arguments.device, *options]
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(arguments.data),
-        "OMP_NUM_THREADS": str(arguments.threads),
-    }
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
-    )
-    begin = time.monotonic()
-    with open(folder / "console.log", "a") as log:
-        done = subprocess.run(command + settings, stdout=log, stderr=log, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{config} failed; see {folder / 'console.log'}")
-    minutes = round((time.monotonic() - begin) / 60, 1)
-    facts = {"minutes": minutes, "commit": commit.stdout.strip(), "threads": arguments.threads}
-    finished.write_text(json.dumps({**facts, "options": options}))
-    print(f"{folder.name}: {minutes} min", flush=True)
-    return facts
-
-
-def logged(folder: Path) -> dict[str, Any]:
-    """Return everything that a run logged, the last value of each."""
-    values: dict[str, Any] = {}
-    for line in (folder / "metrics.json").read_text().splitlines():
-        values.update(json.loads(line))
-    return values
-
-
 def row(name: str, config: str, seed: int, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Return one line of the results file."""
     values = logged(folder)
@@ -105,17 +55,6 @@ def row(name: str, config: str, seed: int, folder: Path, facts: dict[str, Any]) 
         **{c: round(values[f"bbox/{c}"], 2) for c in COLUMNS if f"bbox/{c}" in values},
         **facts,
     }
-
-
-def hardware() -> str:
-    """Name the GPU, or the processor's architecture and the number of its cores."""
-    import torch
-
-    return (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{platform.machine()}, {os.cpu_count()} cores"
-    )
 
 
 def main() -> None:
@@ -138,9 +77,9 @@ def main() -> None:
 
     output = arguments.output.resolve()
     teacher = output / "teacher"
-    rows = [row("teacher", TEACHER, 0, teacher, train(teacher, TEACHER, [], arguments))]
+    rows = [row("teacher", TEACHER, 0, teacher, train(teacher, f"{CONFIGS}/{TEACHER}.yaml", [], arguments))]
     weights = ["DISTILL.TEACHERS.lite2.WEIGHTS", str(teacher / "model_final.pth")]
-    train(output / "paraphraser", PARAPHRASER, weights, arguments)
+    train(output / "paraphraser", f"{CONFIGS}/{PARAPHRASER}.yaml", weights, arguments)
     paraphraser = ["DISTILL.PAIRS.ft.PARAPHRASER", str(output / "paraphraser/model_final.pth")]
 
     def student(name: str, seed: int) -> dict[str, Any]:
@@ -151,17 +90,12 @@ def main() -> None:
         if "_ft" in config:
             options += paraphraser
         folder = output / f"{config}_seed{seed}"
-        return row(name, config, seed, folder, train(folder, config, options, arguments))
+        return row(name, config, seed, folder, train(folder, f"{CONFIGS}/{config}.yaml", options, arguments))
 
     jobs = [(name, seed) for seed in arguments.seeds for name in STUDENTS]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows += list(pool.map(lambda job: student(*job), jobs))
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    with open(arguments.results, "w", newline="") as f:
-        writer = csv.DictWriter(f, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"{len(rows)} rows in {arguments.results}")
+    write(arguments.results, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -194,6 +194,23 @@ def test_losses_are_scaled_as_the_gradient_scaler_does_and_an_overflow_is_not_lo
     assert gradient_norms(model(None), list(model.parameters()))["loss"] == (0 if expected else 10)
 
 
+class AccumulatingTrainer(SimpleTrainer):
+    """Runs the model twice a step, the second time with twice the gradient."""
+
+    def run_step(self):
+        for factor in (1.0, 2.0):
+            self.model.factor = factor
+            self.model(None)["loss"].backward()
+
+
+def test_of_several_forward_passes_in_a_step_the_first_is_measured():
+    model = Half(0.0)
+    trainer = AccumulatingTrainer(model.train(), [None], torch.optim.SGD(model.parameters(), 0.0))
+    trainer.register_hooks([GradientShare(1)])
+    trainer.train(0, 1)
+    assert scalars(trainer)["gradient/loss"][0][0] == 1
+
+
 def test_a_model_that_returns_one_loss_has_one_share():
     class One(Line):
         def forward(self, batch):

@@ -127,7 +127,7 @@ def _load_adapter(adapter: nn.Module, state: Mapping[str, torch.Tensor], what: s
     try:
         adapter.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ValueError(f"{what} does not fit: {error}") from error
+        raise ValueError(f"{what} does not fit: {' '.join(str(error).split())}") from error
 
 
 @torch.no_grad()
