@@ -4,10 +4,10 @@
     python benchmarks/methods.py detection --data FOLDER [--seeds 0] [--jobs 2] [--only fsp review]
     python benchmarks/methods.py classification --data FOLDER
 
-FOLDER holds the data sets (tree_tiles, which is made there; cifar10/train and cifar10/test). The methods are the configs in
-configs/demo/methods and configs/CIFAR-Classification/methods; the classifiers are smaller than those configs say, a ResNet-14
-from a ResNet-20, and train for three passes, so that a CPU can do it. Finished runs are not repeated. Weights of the
-methods are not tuned: a row shows that a method trains, not what it can reach.
+FOLDER holds the data sets (tree_tiles, which is made there; cifar10/train and cifar10/test). The methods are the
+configs in configs/demo/methods and configs/CIFAR-Classification/methods; the classifiers are smaller than those configs
+say, a ResNet-14 from a ResNet-20, and train for three passes, so that a CPU can do it. Finished runs are not repeated.
+Weights of the methods are not tuned: a row shows that a method trains, not what it can reach.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
     arguments.data = arguments.data.resolve()
     task, output = TASKS[arguments.task], arguments.output.resolve() / arguments.task
     if arguments.task == "detection":
-        from det_distill.data import prepare_demo_tiles
+        from det_distill.data.demo import prepare_demo_tiles
 
         prepare_demo_tiles(arguments.data)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint import load_teacher_weights
-from .classification import add_classification_config
+from .classification import add_classification_config, add_metric_learning_config
 from .methods import METHODS, method_options
 from .modeling import add_timm_config, add_vgg_config
 from .pair_config import PAIR_KEYS
@@ -64,6 +64,9 @@ def add_distill_config(cfg: CfgNode) -> None:
     add_timm_config(cfg)
     add_vgg_config(cfg)
     add_classification_config(cfg)
+    add_metric_learning_config(cfg)
+    # IdentitySampler: images of each identity in a batch, and how many of a batch are any images
+    cfg.DATALOADER.IDENTITY_SAMPLER = CfgNode({"PER_IDENTITY": 4, "RANDOM_IMAGES": 0})
 
 
 def get_cfg() -> CfgNode:

@@ -208,7 +208,11 @@ class ProgressBar(HookBase):
             return
         if self.trainer.iter % self._every == 0:
             history = self.trainer.storage.histories()
-            losses = {n: f"{h.latest():.3g}" for n, h in history.items() if "loss" in n or "distill" in n}
+            losses = {
+                n: f"{h.latest():.3g}"
+                for n, h in history.items()
+                if "/" not in n and ("loss" in n or "distill" in n)
+            }
             self._bar.set_postfix(losses, refresh=False)
         self._bar.update()
 

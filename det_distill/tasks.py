@@ -17,6 +17,7 @@ from .data.loader import ResumableLoader, build_train_loader
 from .data.noise import noise_with_boxes, noise_with_label
 from .evaluation.classification import ClassificationEvaluator
 from .evaluation.detection import DetectionEvaluator
+from .evaluation.retrieval import RetrievalEvaluator
 
 __all__ = ["TASKS", "Task", "task_of"]
 
@@ -57,16 +58,21 @@ def _detection(classes_key: str) -> Task:
     )
 
 
-TASKS: dict[str, Task] = {
-    "GeneralizedRCNN": _detection("MODEL.ROI_HEADS.NUM_CLASSES"),
-    "RetinaNet": _detection("MODEL.RETINANET.NUM_CLASSES"),
-    "ImageClassifier": Task(
+def _classification(evaluator: Callable[[], DatasetEvaluator]) -> Task:
+    return Task(
         "MODEL.CLASSIFIER.NUM_CLASSES",
         classification.build_train_loader,
         classification.build_test_loader,
-        lambda cfg, name: ClassificationEvaluator(),
+        lambda cfg, name: evaluator(),
         noise_with_label,
-    ),
+    )
+
+
+TASKS: dict[str, Task] = {
+    "GeneralizedRCNN": _detection("MODEL.ROI_HEADS.NUM_CLASSES"),
+    "RetinaNet": _detection("MODEL.RETINANET.NUM_CLASSES"),
+    "ImageClassifier": _classification(ClassificationEvaluator),
+    "MetricLearner": _classification(RetrievalEvaluator),
 }
 """Meta-architecture -> its task; one that is not listed is taken for a detector."""
 

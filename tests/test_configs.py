@@ -68,8 +68,8 @@ def reduced(cfg, folder):
 @pytest.mark.parametrize("path", MODELS, ids=names)
 def test_it_builds_and_trains_two_steps_at_reduced_size(path, tmp_path):
     pytest.importorskip("timm")
-    cfg = reduced(load(path), tmp_path)
     torch.manual_seed(0)
+    cfg = reduced(load(path), tmp_path)
     model = build_model(cfg).train()
     batches = synthetic_batches(cfg, 64, 96, 2, count=2)
     if isinstance(model, Distiller):

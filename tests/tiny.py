@@ -147,7 +147,9 @@ def write_voc(root: Path, count: int = 6, seed: int = 0) -> Path:
     return root
 
 
-def write_image_folder(root: Path, count: int = 4, size: tuple[int, int] = (8, 8), suffix: str = ".png") -> Path:
+def write_image_folder(
+    root: Path, count: int = 4, size: tuple[int, int] = (8, 8), suffix: str = ".png"
+) -> Path:
     """A folder of noisy images, `count` of each of `CLASSES`: discs are red, squares are blue."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):

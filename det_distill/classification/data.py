@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader
 
+from ..data.identity_sampler import IdentitySampler
 from ..data.loader import ResumableLoader, images_per_process, training_sampler
 from .mapper import mapper_for_tests, mapper_for_training
 
@@ -20,7 +21,8 @@ __all__ = ["build_test_loader", "build_train_loader"]
 def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader:
     """Build the training loader: endless, exactly resumable, augmentation seeded by the place in the stream.
 
-    ``DATALOADER.SAMPLER_TRAIN`` may be any of detectron2's; repeat factors count images per class.
+    ``DATALOADER.SAMPLER_TRAIN`` may be any of detectron2's, whose repeat factors count images per class, or
+    "IdentitySampler": batches with several images of each class (``DATALOADER.IDENTITY_SAMPLER``).
 
     Args:
         cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH, DATALOADER, INPUT.
@@ -33,16 +35,32 @@ def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name training data")
     dicts = [record for name in cfg.DATASETS.TRAIN for record in _labelled(name)]
-    labels = [{"annotations": [{"category_id": d["label"]}]} for d in dicts]
     return ResumableLoader(
         dicts,
         mapper_for_training(cfg),
-        training_sampler(cfg, labels),
+        _sampler(cfg, dicts),
         batch_size=images_per_process(cfg),
         group_by_aspect_ratio=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         seed=seed,
     )
+
+
+def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], Iterator[int]]:
+    if cfg.DATALOADER.SAMPLER_TRAIN != "IdentitySampler":
+        return training_sampler(cfg, [{"annotations": [{"category_id": d["label"]}]} for d in dicts])
+
+    def stream(seed: int) -> IdentitySampler:
+        return IdentitySampler(
+            [d["label"] for d in dicts],
+            images_per_process(cfg),
+            per_identity=cfg.DATALOADER.IDENTITY_SAMPLER.PER_IDENTITY,
+            random_images=cfg.DATALOADER.IDENTITY_SAMPLER.RANDOM_IMAGES,
+            seed=seed,
+        )
+
+    stream(0)  # what does not fit is told now
+    return lambda seed: iter(stream(seed))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

@@ -44,7 +44,7 @@ def check_files(
 ) -> dict[str, float]:
     """Load each file of weights into a model of its own, strictly, and compare outputs.
 
-    Compared are the maps of the backbone and the detections; for ``backbone.safetensors`` the maps of
+    Compared are the maps of the backbone and the detections, or logits; for ``backbone.safetensors`` the maps of
     `bottom_up`.
 
     Args:
@@ -85,7 +85,8 @@ def _inputs(image: Tensor | None) -> list[dict[str, Any]]:
 
 
 def _outputs(model: Any, part: Any, inputs: list[dict[str, Any]]) -> list[Tensor]:
-    images = model.preprocess_image(inputs).tensor
+    classifier = hasattr(model, "normalized_images")
+    images = model.normalized_images(inputs) if classifier else model.preprocess_image(inputs).tensor
     found = [model.backbone(images), model(inputs)] if part is model else part(images)
     return list(tensors_in(found))
 

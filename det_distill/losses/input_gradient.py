@@ -82,9 +82,9 @@ class GradientAttention(nn.Module):
     (beta / 2) ||J_s - J_t||_2 to the cross entropy. At J_s = J_t the value is zero and its gradient is taken as zero.
 
     `student` and `teacher` are lists [logits (B, K), pixels (B, C, H, W)]. Each side is differentiated with respect
-    to its own pixels, so both models should take images of one size, one normalisation and one order of channels. With `valid`, [anything,
-    mask (B, 1, H, W) of the pixels], J counts as zero in the padding. The teacher's J is detached: neither its
-    parameters nor its pixels get a gradient. No images give 0.
+    to its own pixels, so both models should take images of one size, one normalisation and one order of channels.
+    With `valid`, [anything, mask (B, 1, H, W) of the pixels], J counts as zero in the padding. The teacher's J is
+    detached: neither its parameters nor its pixels get a gradient. No images give 0.
 
     Source: the paper, by secondary sources; the authors published no code for this part, so there are no numbers to
     compare with. It is tested by hand-derived models and finite differences. Their value of beta is not confirmed.

@@ -86,7 +86,9 @@ def run_recipe(
         BlockingIOError: another recipe is at work in the output folder.
         StepFailed: a step's process ended with an error.
     """
-    if recipe.data is not None and recipe.data in DATA:  # first: where a data set is looked up depends on where it is
+    if (
+        recipe.data is not None and recipe.data in DATA
+    ):  # first: where a data set is looked up depends on where it is
         say(f"Data: {DATA[recipe.data](dataset_folder())}")
     configs = check_configs(recipe)
     if restart_from is not None and restart_from not in configs:

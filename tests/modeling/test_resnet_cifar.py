@@ -113,7 +113,12 @@ def cfg():
 
 def test_a_detector_can_be_built_on_it(cfg):
     model = build(cfg).train()
-    assert {n: s.stride for n, s in model.backbone.output_shape().items()} == {"p0": 1, "p1": 2, "p2": 4, "p3": 8}
+    assert {n: s.stride for n, s in model.backbone.output_shape().items()} == {
+        "p0": 1,
+        "p1": 2,
+        "p2": 4,
+        "p3": 8,
+    }
     with EventStorage():
         losses = model(batch(((32, 48), (40, 32))))
     sum(losses.values()).backward()
