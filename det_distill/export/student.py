@@ -77,7 +77,7 @@ def export_student(
     folder = Path(output).absolute()
     _check_replaceable(folder)
     plain = plain_config(cfg)
-    model = _loaded(plain, weights)
+    model = _loaded(cfg, weights)
     plain.MODEL.WEIGHTS = str(folder / "student.pth")
     temporary = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     temporary.mkdir(parents=True)
@@ -101,12 +101,12 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _loaded(plain: CfgNode, weights: str) -> nn.Module:
+def _loaded(cfg: CfgNode, weights: str) -> nn.Module:
     if "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(
             f"the checkpoint {weights!r} does not exist: name the student's trained weights"
         )
-    model = _build(plain)
+    model = _build(cfg)
     try:
         StrictCheckpointer(model).load(weights)
     except ValueError as error:
@@ -117,9 +117,10 @@ def _loaded(plain: CfgNode, weights: str) -> nn.Module:
     return model
 
 
-def _build(plain: CfgNode) -> nn.Module:
+def _build(cfg: CfgNode) -> nn.Module:
     """The student on the CPU, showing detections of any score."""
-    cfg = plain.clone()
+    cfg = cfg.clone()
+    cfg.defrost()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     return build_student(cfg, "cpu").eval()
 
