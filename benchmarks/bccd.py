@@ -10,13 +10,11 @@ benchmarks/results/bccd.csv; benchmarks/make_tables.py turns the rows into the R
 
 from __future__ import annotations
 
-import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from runs import ROOT, hardware, logged, train, write
+from runs import parser, run, train, write
 
 CONFIGS = "BCCD-Detection"
 TEACHER, PARAPHRASER = "teacher_lite2_fpn", "paraphraser"
@@ -26,58 +24,23 @@ STUDENTS = {
     "feature mimicking": "student_lcnet_fpn_fm",
     "factor transfer + feature mimicking": "student_lcnet_fpn_ft_fm",
 }
-COLUMNS = [
-    "model",
-    "config",
-    "seed",
-    "commit",
-    "hardware",
-    "threads",
-    "iterations",
-    "minutes",
-    "AP",
-    "AP50",
-    "AP75",
-]
-COLUMNS += ["VOC AP50", "AP-Platelets", "AP-RBC", "AP-WBC", "AP50-Platelets", "AP50-RBC", "AP50-WBC"]
-
-
-def row(name: str, config: str, seed: int, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return one line of the results file."""
-    values = logged(folder)
-    return {
-        "model": name,
-        "config": f"{CONFIGS}/{config}.yaml",
-        "seed": seed,
-        "hardware": hardware(),
-        "iterations": int(values["iteration"]),
-        "VOC AP50": round(values["voc/AP50"], 2),
-        **{c: round(values[f"bbox/{c}"], 2) for c in COLUMNS if f"bbox/{c}" in values},
-        **facts,
-    }
+CLASSES = ("Platelets", "RBC", "WBC")
+MEASURES = {"AP": "bbox/AP", "AP50": "bbox/AP50", "AP75": "bbox/AP75", "VOC AP50": "voc/AP50"}
+MEASURES |= {column: f"bbox/{column}" for ap in ("AP", "AP50") for column in (f"{ap}-{c}" for c in CLASSES)}
 
 
 def main() -> None:
     """Run everything that is not finished and write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds BCCD/")
-    parser.add_argument("--output", type=Path, default=ROOT / "output/bccd", help="checkpoints and logs")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/bccd.csv")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="students trained at the same time")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--options", nargs="*", default=[], help="KEY VALUE ... for the students' runs")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "output/bccd", "benchmarks/results/bccd.csv")
+    options.set_defaults(seeds=[0, 1, 2])
+    arguments = options.parse_args()
     arguments.data = arguments.data.resolve()
     if not (arguments.data / "BCCD/Annotations").is_dir():
         sys.exit(f"{arguments.data} has no BCCD/Annotations: unpack the blood-cell set there")
 
     output = arguments.output.resolve()
     teacher = output / "teacher"
-    rows = [row("teacher", TEACHER, 0, teacher, train(teacher, f"{CONFIGS}/{TEACHER}.yaml", [], arguments))]
+    rows = [run("teacher", f"{CONFIGS}/{TEACHER}.yaml", 0, teacher, [], arguments, MEASURES)]
     weights = ["DISTILL.TEACHERS.lite2.WEIGHTS", str(teacher / "model_final.pth")]
     train(output / "paraphraser", f"{CONFIGS}/{PARAPHRASER}.yaml", weights, arguments)
     paraphraser = ["DISTILL.PAIRS.ft.PARAPHRASER", str(output / "paraphraser/model_final.pth")]
@@ -90,12 +53,12 @@ def main() -> None:
         if "_ft" in config:
             options += paraphraser
         folder = output / f"{config}_seed{seed}"
-        return row(name, config, seed, folder, train(folder, f"{CONFIGS}/{config}.yaml", options, arguments))
+        return run(name, f"{CONFIGS}/{config}.yaml", seed, folder, options, arguments, MEASURES)
 
     jobs = [(name, seed) for seed in arguments.seeds for name in STUDENTS]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows += list(pool.map(lambda job: student(*job), jobs))
-    write(arguments.results, COLUMNS, rows)
+    write(arguments.results, list(MEASURES), rows)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 #!/usr/bin/env python
 """Train one student by every method, and alone: the demonstration's detector, or a classifier on CIFAR-10.
 
-    python benchmarks/methods.py detection --data FOLDER [--seeds 0] [--jobs 2] [--only fsp review]
+    python benchmarks/methods.py detection --data FOLDER [--jobs 2] [--only fsp review]
     python benchmarks/methods.py classification --data FOLDER
 
 FOLDER holds the data sets (tree_tiles, which is made there; cifar10/train and cifar10/test). The methods are the
-configs in configs/demo/methods and configs/CIFAR-Classification/methods; the classifiers are smaller than those configs
-say, a ResNet-14 from a ResNet-20, and train for three passes, so that a CPU can do it. Finished runs are not repeated.
-Weights of the methods are not tuned: a row shows that a method trains, not what it can reach.
+configs in configs/demo/methods and configs/CIFAR-Classification/methods. The classifiers are smaller than those configs
+say, so that a CPU can train them: a ResNet-8 that sees each image once learns from a ResNet-20 that saw it three times.
+Finished runs are not repeated. The student alone is trained with several seeds: they show what chance does to a row.
+The methods' weights are not tuned, and a run is short: a row shows that a method trains, not what it can reach.
 """
 
 from __future__ import annotations
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from runs import ROOT, hardware, logged, train, write
+from runs import ROOT, parser, run, write
 
 
 class Task(NamedTuple):
@@ -27,27 +26,19 @@ class Task(NamedTuple):
     teacher: str
     alone: str
     methods: str
-    options: list[str]
+    schedule: list[str]  # options of the teacher's run
+    options: list[str]  # options of the students' runs
     measures: dict[str, str]
     name: str
 
 
-SHORT = [
-    "SOLVER.MAX_ITER",
-    "1170",
-    "SOLVER.STEPS",
-    "(780, 1050)",
-    "SOLVER.WARMUP_ITERS",
-    "100",
-    "TEST.EVAL_PERIOD",
-    "0",
-]
-SHORT += ["DATALOADER.NUM_WORKERS", "0", "MODEL.CIFAR_RESNET.DEPTH", "14"]
+SHORT = "SOLVER.MAX_ITER 390 SOLVER.STEPS (260,350) SOLVER.WARMUP_ITERS 100 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0"
 TASKS = {
     "detection": Task(
         "demo/teacher.yaml",
         "demo/student.yaml",
         "demo/methods",
+        [],
         [],
         {"AP": "bbox/AP", "AP50": "bbox/AP50"},
         "teacher",
@@ -56,7 +47,8 @@ TASKS = {
         "CIFAR-Classification/teacher_R20.yaml",
         "CIFAR-Classification/student_R20.yaml",
         "CIFAR-Classification/methods",
-        SHORT,
+        ["SOLVER.MAX_ITER", "1170", "SOLVER.STEPS", "(780,1050)"],
+        [*SHORT.split(), "MODEL.CIFAR_RESNET.DEPTH", "8"],
         {"top-1": "classification/top1", "nll": "classification/nll"},
         "r56",
     ),
@@ -80,20 +72,11 @@ def methods(folder: str) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Run everything that is not finished and write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
-    parser.add_argument("--output", type=Path, default=ROOT / "output/methods", help="checkpoints and logs")
-    parser.add_argument("--results", type=Path, help="default: benchmarks/results/methods_TASK.csv")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", help="only these methods (names of their files)")
-    parser.add_argument("--jobs", type=int, default=2, help="students trained at the same time")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--options", nargs="*", default=[], help="KEY VALUE ... for the students' runs")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "output/methods", None)
+    options.add_argument("task", choices=TASKS)
+    options.add_argument("--only", nargs="+", help="only these methods (names of their files)")
+    options.add_argument("--alone", type=int, nargs="+", default=[0, 1, 2], help="seeds of the student alone")
+    arguments = options.parse_args()
     arguments.data = arguments.data.resolve()
     task, output = TASKS[arguments.task], arguments.output.resolve() / arguments.task
     if arguments.task == "detection":
@@ -101,20 +84,7 @@ def main() -> None:
 
         prepare_demo_tiles(arguments.data)
 
-    def row(model: str, config: str, seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
-        facts = train(folder, config, options, arguments)
-        values = logged(folder)
-        return {
-            "model": model,
-            "config": config,
-            "seed": seed,
-            "hardware": hardware(),
-            "iterations": int(values["iteration"]),
-            **{name: round(values[key], 2) for name, key in task.measures.items()},
-            **facts,
-        }
-
-    rows = [row("teacher", task.teacher, 0, output / "teacher", [])]
+    rows = [run("teacher", task.teacher, 0, output / "teacher", task.schedule, arguments, task.measures)]
     weights = str(output / "teacher/model_final.pth")
 
     def student(model: str, seed: int) -> dict[str, Any]:
@@ -134,24 +104,15 @@ def main() -> None:
                     f"DISTILL.TEACHERS.{name}.WEIGHTS",
                     weights,
                 ]
-        return row(model, config, seed, output / f"{model}_seed{seed}", options)
+        return run(model, config, seed, output / f"{model}_seed{seed}", options, arguments, task.measures)
 
     found = methods(task.methods)
-    jobs = [(name, s) for s in arguments.seeds for name in arguments.only or ["alone", *found]]
+    jobs = [("alone", seed) for seed in arguments.alone]
+    jobs += [(name, seed) for seed in arguments.seeds for name in arguments.only or found]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows += list(pool.map(lambda job: student(*job), jobs))
-    columns = [
-        "model",
-        "config",
-        "seed",
-        "commit",
-        "hardware",
-        "threads",
-        "iterations",
-        "minutes",
-        *task.measures,
-    ]
-    write(arguments.results or ROOT / f"benchmarks/results/methods_{arguments.task}.csv", columns, rows)
+    results = arguments.results or ROOT / f"benchmarks/results/methods_{arguments.task}.csv"
+    write(results, list(task.measures), rows)
 
 
 if __name__ == "__main__":

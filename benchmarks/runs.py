@@ -10,11 +10,62 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# The first columns of every results file.
+COLUMNS = ["model", "config", "seed", "commit", "hardware", "threads", "iterations", "minutes"]
+
+
+def parser(description: str | None, output: str, results: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that the benchmarks share.
+
+    Args:
+        description: the script's docstring.
+        output: default folder of the runs, below the repository.
+        results: default results file, below the repository; None if the script chooses it.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
+    parser.add_argument("--output", type=Path, default=ROOT / output, help="checkpoints and logs")
+    parser.add_argument("--results", type=Path, default=ROOT / results if results else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=2, help="students trained at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--options", nargs="*", default=[], help="KEY VALUE ... for the students' runs")
+    return parser
+
+
+def run(
+    model: str,
+    config: str,
+    seed: int,
+    folder: Path,
+    options: list[str],
+    arguments: argparse.Namespace,
+    measures: Mapping[str, str],
+) -> dict[str, Any]:
+    """Run one config unless it is finished; return its line of the results file.
+
+    Args:
+        measures: the logged scalar of each further column; one that was not logged is left out.
+    """
+    facts = train(folder, config, options, arguments)
+    values = logged(folder)
+    return {
+        "model": model,
+        "config": config,
+        "seed": seed,
+        "hardware": hardware(),
+        "iterations": int(values["iteration"]),
+        **{name: round(values[key], 2) for name, key in measures.items() if key in values},
+        **facts,
+    }
 
 
 def train(folder: Path, config: str, options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,11 +131,11 @@ def hardware() -> str:
     )
 
 
-def write(file: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Write the results file."""
+def write(file: Path, measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Write the results file: COLUMNS, then the measures."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", newline="") as f:
-        writer = csv.DictWriter(f, columns)
+        writer = csv.DictWriter(f, [*COLUMNS, *measures])
         writer.writeheader()
         writer.writerows(rows)
     print(f"{len(rows)} rows in {file}")
