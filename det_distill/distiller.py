@@ -252,12 +252,17 @@ def _from_plain_names(module: nn.Module, state: dict[str, Any], prefix: str, *_:
     module.__dict__["_left_out"] = tuple(p[len(prefix) :] for p in left_out)
 
 
+def made_for_another_teacher(pair: nn.Module, state: Mapping[str, Any], prefix: str) -> bool:
+    """Whether a pair's state in a file, below `prefix`, was made for another teacher than the pair's."""
+    saved = state.get(prefix + _FINGERPRINT)
+    return saved is not None and not torch.equal(saved.cpu(), getattr(pair, _FINGERPRINT).cpu())
+
+
 def _of_other_teachers(module: nn.Module, state: Mapping[str, Any], prefix: str) -> list[str]:
     """The pairs whose state in a file was made for another teacher than theirs; it is not theirs to load."""
     others = []
     for name, pair in module.distill.by_name().items():  # type: ignore[union-attr,operator]
-        saved = state.get(f"{prefix}{name}.{_FINGERPRINT}")
-        if saved is not None and not torch.equal(saved.cpu(), getattr(pair, _FINGERPRINT).cpu()):
+        if made_for_another_teacher(pair, state, f"{prefix}{name}."):
             logger.warning(
                 "the file's adapters of pair %r were made for another teacher and are left out", name
             )

@@ -22,6 +22,7 @@ from .data.loader import seed_everything
 from .distiller import Distiller
 from .losses import LSH
 from .padding import image_sizes, valid_cells
+from .targets import class_count
 
 __all__ = [
     "CalibrateHashes",
@@ -155,7 +156,7 @@ class EvaluateTeachers(HookBase):
         known = comm.all_gather(self._known())[0]
         for name, teacher in teachers.items():
             entry = known.get(name)
-            if _class_count(teacher.model) != _class_count(model.student):
+            if class_count(teacher.model) != class_count(model.student):
                 logger.info("teacher %s has other classes than the data: its AP is not measured", name)
                 continue
             if entry is None or entry["fingerprint"] != teacher.fingerprint:
@@ -171,10 +172,6 @@ class EvaluateTeachers(HookBase):
 
     def _known(self) -> dict[str, Any]:
         return json.loads(self._file.read_text()) if self._file.is_file() else {}
-
-
-def _class_count(detector: object) -> int | None:
-    return getattr(getattr(detector, "roi_heads", detector), "num_classes", None)
 
 
 class ProgressBar(HookBase):

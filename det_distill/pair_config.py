@@ -12,6 +12,7 @@ from .methods import METHODS, Parts, Side, method_options
 from .pairs import Pair, Pairs
 from .selection import Selection
 from .taps import AddressError, FeatureSpec, feature_spec, resolve
+from .targets import class_count
 from .teachers import Teacher
 
 __all__ = ["PAIR_KEYS", "build_pairs"]
@@ -42,6 +43,14 @@ class _Site(NamedTuple):
     suffix: str
     student: tuple[str, ...]
     teacher: tuple[str, ...]
+
+
+class _Made(NamedTuple):
+    """What a method made of one site and one teacher."""
+
+    student: Side
+    teacher: Side | None
+    parts: Parts
 
 
 def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pairs:
@@ -109,57 +118,40 @@ def _pairs(
 ) -> dict[str, Pair]:
     """The pairs of one site, by the teacher's name where there is one for each of several."""
     if not site.teacher:
-        return {"": _pair(node, site, student, None, ())}
+        return {"": _pair(node, _make(node, site, student, None), student, ())}
     if node.TEACHER_NAMES and node.TEACHER_NAME:
         raise ValueError("give TEACHER_NAME (one teacher) or TEACHER_NAMES (several), not both")
     names = list(teachers) if list(node.TEACHER_NAMES) == ["*"] else list(node.TEACHER_NAMES)
     if not names:
-        teacher = _named_teacher(node.TEACHER_NAME, teachers)
-        return {"": _pair(node, site, student, teacher, (node.TEACHER_NAME,) if node.TEACHER_NAME else ())}
+        made = _make(node, site, student, _named_teacher(node.TEACHER_NAME, teachers))
+        return {"": _pair(node, made, student, (node.TEACHER_NAME,) if node.TEACHER_NAME else ())}
     if node.AGGREGATE not in ("sum", "mean"):
         raise ValueError(f"AGGREGATE {node.AGGREGATE!r}: choose 'sum' or 'mean'")
     several = [_named_teacher(name, teachers) for name in names]
-    parts = _parts(node, site, student, several[0])
-    if parts.ensemble is not None:
-        return {"": _pair(node, site, student, several[0], tuple(names), parts)}
+    first = _make(node, site, student, several[0])
+    if first.parts.ensemble is not None:
+        return {"": _pair(node, first, student, tuple(names))}
     share = 1 / len(names) if node.AGGREGATE == "mean" else 1.0
-    return {
-        name: _pair(node, site, student, teacher, (name,), share=share)
-        for name, teacher in zip(names, several, strict=True)
-    }
+    each = [first, *(_make(node, site, student, teacher) for teacher in several[1:])]
+    return {name: _pair(node, made, student, (name,), share) for name, made in zip(names, each, strict=True)}
 
 
-def _sides(
-    node: CfgNode, site: _Site, student: nn.Module, teacher: Teacher | None
-) -> tuple[Side, Side | None]:
+def _make(node: CfgNode, site: _Site, student: nn.Module, teacher: Teacher | None) -> _Made:
     own = Side(site.student, tuple(_spec(student, a, node.STUDENT_CHANNELS) for a in site.student))
-    if teacher is None:
-        return own, None
-    its = tuple(_spec(teacher.model, a, node.TEACHER_CHANNELS) for a in site.teacher)
-    return own, Side(site.teacher, its, teacher)
-
-
-def _parts(node: CfgNode, site: _Site, student: nn.Module, teacher: Teacher | None) -> Parts:
+    its = None
+    if teacher is not None:
+        specs = tuple(_spec(teacher.model, a, node.TEACHER_CHANNELS) for a in site.teacher)
+        its = Side(site.teacher, specs, teacher)
     options = {k: node[k.upper()] for k in method_options(node.METHOD)}
-    return METHODS[node.METHOD](*_sides(node, site, student, teacher), **options)
+    return _Made(own, its, METHODS[node.METHOD](own, its, **options))
 
 
-def _pair(
-    node: CfgNode,
-    site: _Site,
-    student: nn.Module,
-    teacher: Teacher | None,
-    names: tuple[str, ...],
-    parts: Parts | None = None,
-    *,
-    share: float = 1.0,
-) -> Pair:
-    parts = parts or _parts(node, site, student, teacher)
-    own, its = _sides(node, site, student, teacher)
+def _pair(node: CfgNode, made: _Made, student: nn.Module, names: tuple[str, ...], share: float = 1.0) -> Pair:
+    own, its, parts = made
     total = node.WEIGHT * share
     return Pair(
-        site.student,
-        site.teacher,
+        own.addresses,
+        its.addresses if its else (),
         parts.loss,
         weight={n: total * w for n, w in parts.weights.items()} if parts.weights else total,
         start=node.START,
@@ -169,12 +161,12 @@ def _pair(
         student_adapter=parts.student_adapter,
         teacher_adapter=parts.teacher_adapter,
         ensemble=parts.ensemble,
-        select=_selection(node, own, teacher),
+        select=_selection(node, own, its.teacher if its else None),
         align=node.ALIGN,
         stride=[s.stride for s in own.specs],
         teacher_stride=[s.stride for s in its.specs] if its else None,
-        labels=LABELLED_PROPOSALS if site.student[0].startswith("roi_heads.") else None,
-        classes=_class_count(student),
+        labels=LABELLED_PROPOSALS if own.addresses[0].startswith("roi_heads.") else None,
+        classes=class_count(student),
     )
 
 
@@ -188,11 +180,6 @@ def _selection(node: CfgNode, student: Side, teacher: Teacher | None) -> Selecti
         except AddressError:
             logits = None
     return Selection(node.SELECT, maps=student.specs[0].stride is not None, logits=logits)
-
-
-def _class_count(model: nn.Module) -> int | None:
-    count = getattr(getattr(model, "roi_heads", model), "num_classes", None)
-    return count if isinstance(count, int) else None
 
 
 def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "labels_of", "mirrored"]
+__all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "class_count", "labels_of", "mirrored"]
 
 
 class Step(NamedTuple):
@@ -23,6 +23,12 @@ class Step(NamedTuple):
     iteration: int = 0
     batch: Any = None
     mirrored: Mapping[str, Any] | None = None
+
+
+def class_count(model: object) -> int | None:
+    """Return the number of classes of a detector or classifier, the background not counted; None: it does not say."""
+    count = getattr(getattr(model, "roi_heads", model), "num_classes", None)
+    return count if isinstance(count, int) else None
 
 
 def labels_of(rows: Any, device: torch.device) -> Tensor:
@@ -74,12 +80,13 @@ def cells_in_boxes(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
         height: cells.
         width: cells.
     """
-    mask = torch.zeros(len(boxes), 1, height, width, dtype=torch.bool)
-    for image, own in zip(mask, boxes, strict=True):
-        low, high = own[:, :2].floor().long().tolist(), own[:, 2:].ceil().long().tolist()
-        for (x0, y0), (x1, y1) in zip(low, high, strict=True):
-            image[0, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-    return mask
+    masks = []
+    for own in boxes:
+        rows, columns = (torch.arange(n, device=own.device) for n in (height, width))
+        (x0, y0), (x1, y1) = own[:, :2].floor().T[..., None], own[:, 2:].ceil().T[..., None]
+        down, right = (rows >= y0) & (rows < y1), (columns >= x0) & (columns < x1)
+        masks.append((down[:, :, None] & right[:, None]).any(0))
+    return torch.stack(masks)[:, None] if masks else torch.zeros(0, 1, height, width, dtype=torch.bool)
 
 
 def mirrored(batch: Any) -> list[dict[str, Any]]:

@@ -121,14 +121,6 @@ class AutoEncoder(Reconstructor):
             x = F.leaky_relu(norm(x), NEGATIVE_SLOPE) if i < self.layers - 1 else x
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The same as `encode`, which is what a pair needs."""
-        return self.encode(x)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode and decode: (B, m, H, W) to (B, m, H, W)."""
-        return self.decode(self.encode(x), x.shape[-2:])
-
     def translator(self, in_channels: int, *, batch_norm: bool = False) -> AutoEncoderTranslator:
         """Return a new translator with the encoder's layers; see `Reconstructor`."""
         return AutoEncoderTranslator(in_channels, self.widths, batch_norm=batch_norm)

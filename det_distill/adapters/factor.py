@@ -105,17 +105,9 @@ class Paraphraser(Reconstructor):
         """The factor (B, r, H, W) of a teacher's map (B, m, H, W)."""
         return _run_layers(self, ("conv", "norm"), self.layers, x)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The map (B, m, H, W) that a factor (B, r, H, W) stands for."""
+    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The map (B, m, H, W) that a factor (B, r, H, W) stands for, which tells its size."""
         return _run_layers(self, ("deconv", "denorm"), self.layers, z)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same as `encode`, which is what a pair needs."""
-        return self.encode(x)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode and decode: (B, m, H, W) to (B, m, H, W)."""
-        return self.decode(self.encode(x))
 
     def translator(self, in_channels: int, *, batch_norm: bool = False) -> Translator:
         """Return a new translator to r channels with as many layers; see `Reconstructor`."""

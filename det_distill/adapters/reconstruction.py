@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -31,9 +32,26 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.frozen = False
 
+    def encode(self, x: Tensor) -> Tensor:
+        """The factor of a teacher's map (B, m, H, W)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The map that a factor stands for.
+
+        Args:
+            z: the factor.
+            size: H and W of the map, where the factor alone does not tell.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same as `encode`, which is what a pair needs."""
+        return self.encode(x)
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """Encode and decode: (B, m, H, W) to (B, m, H, W)."""
-        raise NotImplementedError
+        return self.decode(self.encode(x), x.shape[-2:])
 
     def translator(self, in_channels: int, *, batch_norm: bool = False) -> nn.Module:
         """Return a new student's network whose factor has the form of this one's.

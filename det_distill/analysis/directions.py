@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import StrictCheckpointer, read_weights
 from ..config import complete_config
-from ..distiller import DISTILL_PREFIX, Distiller
+from ..distiller import DISTILL_PREFIX, Distiller, made_for_another_teacher
 from ..methods import METHODS
 from .distance import Distance, DistanceMeter
 
@@ -113,14 +113,10 @@ def load_student(model: Distiller, name: str, weights: str) -> None:
                 "cannot be compared with the teacher's: leave the student away, or name places of equal channels "
                 "with --at"
             )
-        _check_teacher(pair, own, f"the adapter of pair {pair_name!r} in {weights}")
-        _load_adapter(adapter, state, f"the adapter of pair {pair_name!r} in {weights}")
-
-
-def _check_teacher(pair: nn.Module, own: Mapping[str, torch.Tensor], what: str) -> None:
-    for key, mine in pair.state_dict().items():
-        if key == "teacher_fingerprint" and key in own and not torch.equal(own[key].cpu(), mine.cpu()):
+        what = f"the adapter of pair {pair_name!r} in {weights}"
+        if made_for_another_teacher(pair, own, ""):
             raise ValueError(f"{what} was trained for another teacher than the config's")
+        _load_adapter(adapter, state, what)
 
 
 def _load_adapter(adapter: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

@@ -64,8 +64,7 @@ class RandomCrop:
         Raises:
             ValueError: the image is too small.
         """
-        down, right = _room(image, self.size)
-        return _square(image, np.random.randint(down + 1), np.random.randint(right + 1), self.size)
+        return _crop(image, self.size, lambda room: np.random.randint(room + 1))
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class CentreCrop:
         Raises:
             ValueError: the image is too small.
         """
-        down, right = _room(image, self.size)
-        return _square(image, down // 2, right // 2, self.size)
+        return _crop(image, self.size, lambda room: room // 2)
 
 
 @dataclass(frozen=True)
@@ -100,16 +98,13 @@ def in_turn(augmentations: Sequence[Augmentation], image: np.ndarray) -> np.ndar
     return image
 
 
-def _room(image: np.ndarray, size: int) -> tuple[int, int]:
-    """How far a square can move down and to the right."""
+def _crop(image: np.ndarray, size: int, place: Callable[[int], int]) -> np.ndarray:
+    """Cut a square out; `place` says how far it moves down, and right, of the pixels that it can."""
     height, width = image.shape[:2]
     if min(height, width) < size:
         raise ValueError(
             f"the image has {height} x {width} pixels where it is to be cropped to {size} x {size}: set "
             "INPUT.CLASSIFICATION.RESIZE, or a smaller CROP"
         )
-    return height - size, width - size
-
-
-def _square(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    top, left = place(height - size), place(width - size)
     return image[top : top + size, left : left + size]

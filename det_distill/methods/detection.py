@@ -119,12 +119,5 @@ def review_fusion(student: Side, teacher: Side, *, mid_channels: int = 0) -> Par
                 f"knowledge review goes through the levels from fine to coarse, but {', '.join(side.addresses)} have "
                 f"the strides {', '.join(map(str, strides))}: name the finest level first"
             )
-    adapter = ReviewFusion(_channels(student), _channels(teacher), mid_channels=mid_channels)
+    adapter = ReviewFusion(student.all_channels, teacher.all_channels, mid_channels=mid_channels)
     return Parts(HierarchicalContext(), adapter)
-
-
-def _channels(side: Side) -> list[int]:
-    """The channels of each level."""
-    return [
-        Side((address,), (spec,)).channels for address, spec in zip(side.addresses, side.specs, strict=True)
-    ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from ..adapters import Conv1x1, Each
 from ..losses import FSP, FlipSymmetry, GradientAttention
 from .sides import Parts, Side
@@ -39,21 +37,10 @@ def fsp(
             f"the student's maps {', '.join(student.addresses)} have {own} channels, the teacher's {its}: the paper's "
             "FSP needs equal ones. Choose other addresses, or set ADAPTER: 'linear', which is not in the paper"
         )
-    return Parts(FSP(reduction), _linear(student, teacher) if adapter == "linear" else None)
-
-
-def _linear(student: Side, teacher: Side) -> nn.Module:
-    maps = []
-    for s_at, s, t_at, t in zip(
-        student.addresses, student.specs, teacher.addresses, teacher.specs, strict=True
-    ):
-        if s.channels is None or t.channels is None:
-            raise ValueError(
-                f"ADAPTER: 'linear' needs the channels of {s_at if s.channels is None else t_at!r}, which the model "
-                "does not declare: choose an address whose module does"
-            )
-        maps.append(Conv1x1(s.channels, t.channels))
-    return Each(maps)
+    if adapter == "none":
+        return Parts(FSP(reduction))
+    maps = [Conv1x1(s, t) for s, t in zip(student.all_channels, teacher.all_channels, strict=True)]
+    return Parts(FSP(reduction), Each(maps))
 
 
 def gradient_attention(student: Side, teacher: Side) -> Parts:

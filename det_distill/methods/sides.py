@@ -55,6 +55,15 @@ class Side(NamedTuple):
         return self.spec.channels
 
     @property
+    def all_channels(self) -> list[int]:
+        """The channels of the feature at each of the addresses.
+
+        Raises:
+            ValueError: the model does not declare some of them.
+        """
+        return [Side((a,), (s,)).channels for a, s in zip(self.addresses, self.specs, strict=True)]
+
+    @property
     def is_map(self) -> bool:
         """Whether this is known to be a feature map, by its having a stride."""
         return self.spec.stride is not None

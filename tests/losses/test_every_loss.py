@@ -83,31 +83,28 @@ OVER_THE_BATCH = {"Pearson"}  # statistics over the images together: cropping on
 SHAPES = {"rows": (5, DIM), "map": (2, DIM, 4, 3)}
 
 
-@pytest.fixture(params=BUILD)
-def name(request):
-    return request.param
-
-
 @pytest.fixture
 def loss(name):
     return BUILD[name]()
 
 
-def fitted(name, shape):
-    """The shape with the channels that this loss takes; skips rows or maps where it takes none."""
-    if name in (MAPS_ONLY if len(shape) == 2 else ROWS_ONLY):
-        pytest.skip("takes no rows" if len(shape) == 2 else "takes no maps")
-    return (shape[0], WIDTH.get(name, shape[1]), *shape[2:])
+def takes(name, shape):
+    """Whether a loss takes such a shape: rows (R, D), maps (B, C, H, W), or what no loss takes."""
+    return name not in {2: MAPS_ONLY, 4: ROWS_ONLY}.get(len(shape), ())
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
-def shape(request, name):
-    return fitted(name, request.param)
+def on(*shapes, names=tuple(BUILD)):
+    """Every loss on those of the shapes that it takes, with the channels that it takes."""
+    cases = [(n, s) for n in names for s in shapes if takes(n, s)]
+    ids = ["-".join([n, "x".join(map(str, s))]) for n, s in cases]
+    fitted = [(n, (s[0], WIDTH.get(n, s[1]), *s[2:])) for n, s in cases]
+    return pytest.mark.parametrize(("name", "shape"), fitted, ids=ids)
 
 
-@pytest.fixture
-def takes_maps(name):
-    fitted(name, SHAPES["map"])
+every_loss = pytest.mark.parametrize("name", BUILD)
+on_rows_and_maps = on(*SHAPES.values())
+of_maps = [n for n in BUILD if takes(n, SHAPES["map"])]
+on_maps = pytest.mark.parametrize("name", of_maps)
 
 
 def call(loss, student, teacher, *args):
@@ -143,22 +140,25 @@ def test_every_public_loss_is_covered_here():
     assert public - OF_TWO_VALUES_A_SIDE == {type(build()).__name__ for build in BUILD.values()}
 
 
+@on_rows_and_maps
 def test_the_value_is_a_positive_float32_scalar(loss, shape):
     value = call(loss, torch.randn(shape), torch.randn(shape))
     assert value.shape == () and value.dtype == torch.float32 and value > 0
 
 
-@pytest.mark.parametrize("name", sorted(BUILD.keys() - NOT_ZERO_AT_EQUALITY))
-def test_equal_features_give_zero_and_zero_gradient(name, loss, shape):
+@on(*SHAPES.values(), names=sorted(BUILD.keys() - NOT_ZERO_AT_EQUALITY))
+def test_equal_features_give_zero_and_zero_gradient(loss, shape):
     feature = torch.randn(shape)
     value, grad = value_and_grad(loss, feature, feature.clone())
     assert value == 0 and not grad.any()
 
 
+@every_loss
 def test_a_loss_has_no_parameters(loss):
     assert not list(loss.parameters())
 
 
+@on_rows_and_maps
 def test_only_the_student_gets_a_gradient(loss, shape):
     student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
     call(loss, student, teacher).backward()
@@ -166,6 +166,7 @@ def test_only_the_student_gets_a_gradient(loss, shape):
     assert teacher.grad is None
 
 
+@on_rows_and_maps
 def test_gradcheck_in_float64(loss, shape):
     loss = loss.double()
     student, teacher = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
@@ -173,7 +174,7 @@ def test_gradcheck_in_float64(loss, shape):
     assert torch.autograd.gradcheck(lambda s: call(loss, s, teacher), student.requires_grad_())
 
 
-@pytest.mark.parametrize("shape", [(0, DIM), (0, DIM, 4, 3), (2, DIM, 0, 3)], indirect=True)
+@on((0, DIM), (0, DIM, 4, 3), (2, DIM, 0, 3))
 def test_no_rows_and_no_cells_give_a_zero_that_is_attached_to_the_graph(loss, shape):
     student = torch.randn(shape, requires_grad=True)
     value = call(loss, student, torch.randn(shape))
@@ -181,6 +182,7 @@ def test_no_rows_and_no_cells_give_a_zero_that_is_attached_to_the_graph(loss, sh
     assert value == 0 and student.grad.shape == student.shape
 
 
+@on_rows_and_maps
 @pytest.mark.parametrize("zero", ["student", "teacher", "both"])
 def test_all_zero_features_give_finite_values_and_gradients(loss, shape, zero):
     student = torch.zeros(shape) if zero != "teacher" else torch.randn(shape)
@@ -189,14 +191,14 @@ def test_all_zero_features_give_finite_values_and_gradients(loss, shape, zero):
     assert value.isfinite() and grad.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1, 1)])
+@on((1, 1), (1, 1, 1, 1))
 def test_a_single_element_gives_a_finite_value(name, loss, shape):
-    shape = fitted(name, shape)
     narrow = LSH(torch.ones(1, 1), distance=loss.distance) if isinstance(loss, LSH) else loss
     value, grad = value_and_grad(narrow, torch.full(shape, 2.0), torch.full(shape, -3.0))
     assert value.isfinite() and grad.isfinite().all() and (value > 0 or name in ZERO_FOR_ONE_CHANNEL)
 
 
+@on_rows_and_maps
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_inputs_are_computed_in_float32(loss, shape, dtype):
     student, teacher = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
@@ -207,6 +209,7 @@ def test_half_precision_inputs_are_computed_in_float32(loss, shape, dtype):
     torch.testing.assert_close(grad, expected_grad.to(dtype))
 
 
+@on_rows_and_maps
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_changes_nothing(loss, shape, dtype):
     student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape)
@@ -217,6 +220,7 @@ def test_autocast_changes_nothing(loss, shape, dtype):
     assert value.item() == expected.item() and torch.equal(student.grad, expected_grad)
 
 
+@on_rows_and_maps
 def test_float16_features_whose_squares_overflow_are_no_problem(loss, shape):
     student, teacher = torch.full(shape, 6e4).half(), torch.full(shape, -6e4).half()
     assert call(loss, student, teacher).isfinite()
@@ -234,11 +238,9 @@ def padded(sizes, height, width, fill):
     return batch, valid.bool()
 
 
-@pytest.mark.usefixtures("takes_maps")
+@pytest.mark.parametrize("name", [n for n in of_maps if n not in OVER_THE_BATCH])
 @pytest.mark.parametrize("fill", [3.0, float("inf"), float("nan")])
-def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(name, loss, fill):
-    if name in OVER_THE_BATCH:
-        pytest.skip("has statistics of the batch")
+def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(loss, fill):
     sizes = [(4, 5), (2, 3), (1, 1)]
     student, valid = padded(sizes, 4, 5, fill)
     teacher, _ = padded(sizes, 4, 5, -fill)
@@ -252,14 +254,14 @@ def test_padding_counts_as_if_each_image_had_been_cropped_and_averaged(name, los
     torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.usefixtures("takes_maps")
+@on_maps
 def test_a_mask_that_is_true_everywhere_equals_no_mask(loss):
     student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
     masked = call(loss, student, teacher, torch.ones(2, 1, 4, 3, dtype=torch.bool))
     torch.testing.assert_close(masked, call(loss, student, teacher), rtol=1e-6, atol=0)
 
 
-@pytest.mark.usefixtures("takes_maps")
+@on_maps
 def test_an_image_without_a_valid_cell_counts_as_zero(name, loss):
     student, teacher = torch.randn(2, DIM, 4, 3), torch.randn(2, DIM, 4, 3)
     valid = torch.ones(2, 1, 4, 3, dtype=torch.bool)
@@ -272,28 +274,32 @@ def test_an_image_without_a_valid_cell_counts_as_zero(name, loss):
     assert nothing == 0 and not grad.any()
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "words"),
-    [
-        ((5, 4), (5, DIM), [r"\(5, 4\)", rf"\(5, {DIM}\)", rf"Linear\(4, {DIM}\)"]),
-        ((2, 4, 3, 3), (2, DIM, 3, 3), [rf"Conv1x1\(4, {DIM}\)", rf"Translator\(4, {DIM}\)"]),
-        ((2, DIM, 3, 3), (2, DIM, 4, 3), ["map sizes", "crop or resize"]),
-        ((5, DIM), (4, DIM), ["counts", "same RoIs"]),
-        ((2, DIM, 3, 3), (2, DIM), ["two sets of rows"]),
-        ((2, 3, DIM), (2, 3, DIM), ["two sets of rows"]),
-    ],
-)
-def test_shapes_that_cannot_be_compared_are_named_with_what_to_do(name, loss, student, teacher, words):
-    if len(student) == len(teacher) != 3:
-        fitted(name, student)
-    if student[1] != teacher[1] and not getattr(loss, "needs_equal_channels", True):
-        pytest.skip("compares unequal channels")
+MISMATCHES = [
+    ((5, 4), (5, DIM), [r"\(5, 4\)", rf"\(5, {DIM}\)", rf"Linear\(4, {DIM}\)"]),
+    ((2, 4, 3, 3), (2, DIM, 3, 3), [rf"Conv1x1\(4, {DIM}\)", rf"Translator\(4, {DIM}\)"]),
+    ((2, DIM, 3, 3), (2, DIM, 4, 3), ["map sizes", "crop or resize"]),
+    ((5, DIM), (4, DIM), ["counts", "same RoIs"]),
+    ((2, DIM, 3, 3), (2, DIM), ["two sets of rows"]),
+    ((2, 3, DIM), (2, 3, DIM), ["two sets of rows"]),
+]
+
+
+def mismatches():
+    """Every loss with every mismatch that it does not take."""
+    for name, (student, teacher, words) in itertools.product(BUILD, MISMATCHES):
+        equal = getattr(BUILD[name](), "needs_equal_channels", True) or student[1] == teacher[1]
+        if equal and (takes(name, student) or len(student) != len(teacher)):
+            yield name, student, teacher, words
+
+
+@pytest.mark.parametrize(("name", "student", "teacher", "words"), list(mismatches()))
+def test_shapes_that_cannot_be_compared_are_named_with_what_to_do(loss, student, teacher, words):
     for word in words:
         with pytest.raises(ValueError, match=word):
             call(loss, torch.zeros(student), torch.zeros(teacher))
 
 
-@pytest.mark.usefixtures("takes_maps")
+@on_maps
 @pytest.mark.parametrize(
     "valid", [torch.ones(2, 4, 3).bool(), torch.ones(2, 1, 4, 3), torch.ones(2, DIM, 4, 3).bool()]
 )
@@ -302,7 +308,8 @@ def test_a_mask_of_another_shape_or_type_is_an_error(loss, valid):
         call(loss, torch.zeros(2, DIM, 4, 3), torch.zeros(2, DIM, 4, 3), valid)
 
 
-def test_a_mask_for_rows_is_an_error(name, loss):
-    rows = torch.zeros(fitted(name, (5, DIM)))
+@on(SHAPES["rows"])
+def test_a_mask_for_rows_is_an_error(loss, shape):
+    rows = torch.zeros(shape)
     with pytest.raises(ValueError, match="goes with maps"):
         call(loss, rows, rows, torch.ones(5, 1).bool())
