@@ -39,7 +39,8 @@ class Distiller(nn.Module):
         teachers: by name; plain modules are wrapped by `as_teacher`. Hidden: no parameters, no state, but they
             follow ``.to()``.
         task_weight: factor on the student's own losses; 0: distillation alone, as in the first of two stages.
-        train_only: paths of modules of the student; all its other parameters are frozen. Empty: none is.
+        train_only: paths of modules of the student; all its other parameters are frozen, and so are the statistics
+            of batch normalisation there. Empty: none is.
         clock: returns the iteration for the pairs' schedules; default: counts training forwards.
 
     Raises:
@@ -67,7 +68,7 @@ class Distiller(nn.Module):
         self._teachers = teachers if isinstance(teachers, Teachers) else Teachers(**(teachers or {}))
         self._clock = clock
         self._task_weight = task_weight
-        _train_only(student, train_only)
+        self._resting = _train_only(student, train_only)
         self._forwards = 0
         self._pair_teachers = {
             name: self._teacher_names(name, pair) for name, pair in self.distill.by_name().items()
@@ -84,6 +85,13 @@ class Distiller(nn.Module):
         self.register_state_dict_post_hook(_to_plain_names)
         self.register_load_state_dict_pre_hook(_from_plain_names)
         self.register_load_state_dict_post_hook(_report_plain_names)
+
+    def train(self, mode: bool = True) -> Distiller:
+        """As in `nn.Module`, but batch normalisation that `train_only` leaves out stays in eval mode."""
+        super().train(mode)
+        for module in self._resting:
+            module.eval()
+        return self
 
     def _teacher_names(self, name: str, pair: Pair) -> tuple[str, ...]:
         if not pair.teacher:
@@ -219,16 +227,18 @@ def _inputs(pairs: Iterable[Pair], side: str) -> set[str]:
     return {a for p in pairs if p.differentiates_input for a in getattr(p, side) if "@" in a}
 
 
-def _train_only(student: nn.Module, paths: Sequence[str]) -> None:
+def _train_only(student: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
+    """Freeze all parameters but those in `paths`; return the layers of batch normalisation outside of them."""
     if not paths:
-        return
-    kept: set[nn.Parameter] = set()
-    for path in paths:
-        kept.update(p for p in resolve(student, path).parameters() if p.requires_grad)
+        return []
+    trained = {module for path in paths for module in resolve(student, path).modules()}
+    kept = {p for module in trained for p in module.parameters(recurse=False) if p.requires_grad}
     if not kept:
         raise ValueError(f"train_only {', '.join(paths)}: there is nothing to train in it")
     for parameter in student.parameters():
         parameter.requires_grad_(parameter in kept)
+    norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [m for m in norms if m not in trained]
 
 
 def _specs(model: nn.Module, addresses: Sequence[str]) -> list[FeatureSpec]:

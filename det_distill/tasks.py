@@ -32,6 +32,7 @@ class Task:
         test_loader: (config, name of a test set) -> loader.
         evaluator: (config, name of a test set) -> evaluator.
         noise: (height, width, classes, generator) -> a training sample of noise.
+        finds_boxes: whether it is a detector.
     """
 
     classes_key: str
@@ -39,6 +40,7 @@ class Task:
     test_loader: Callable[[CfgNode, str], Iterable[Any]]
     evaluator: Callable[[CfgNode, str], DatasetEvaluator]
     noise: Callable[[int, int, int, torch.Generator], dict[str, Any]]
+    finds_boxes: bool
 
     def classes(self, cfg: CfgNode) -> int | None:
         """Return the number of classes that the model of a config is built for, if there is a key for it."""
@@ -55,6 +57,7 @@ def _detection(classes_key: str) -> Task:
         build_detection_test_loader,
         lambda cfg, name: DetectionEvaluator(name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference")),
         noise_with_boxes,
+        finds_boxes=True,
     )
 
 
@@ -65,6 +68,7 @@ def _classification(evaluator: Callable[[], DatasetEvaluator]) -> Task:
         classification.build_test_loader,
         lambda cfg, name: evaluator(),
         noise_with_label,
+        finds_boxes=False,
     )
 
 

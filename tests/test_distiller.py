@@ -199,3 +199,13 @@ def test_a_loss_may_differentiate_with_respect_to_pixels_with_a_teacher_or_witho
     assert student.body.weight.grad.any() and student.head.weight.grad.any()
     assert all(p.grad is None for t in teachers.values() for p in t.parameters())
     assert set(losses) == {"loss", "distill_smooth"}
+
+
+def test_what_is_left_out_of_train_only_keeps_its_normalisation_statistics():
+    student = build(detector_cfg(norm="BN"))
+    model = Distiller(student=student, train_only=["backbone.bottom_up.res4"])
+    before = {n: b.clone() for n, b in student.named_buffers() if n.endswith("running_mean")}
+    losses(model)
+    moved = {n for n, b in student.named_buffers() if n in before and not torch.equal(b, before[n])}
+    assert moved == {n for n in before if n.startswith("backbone.bottom_up.res4.")}
+    assert all(m.training for m in student.modules() if type(m).__name__ == "GeneralizedRCNN")

@@ -1,4 +1,4 @@
-"""A table that compares detectors: what they find, what they cost."""
+"""A table that compares models: what they find, what they cost."""
 
 from __future__ import annotations
 
@@ -8,20 +8,66 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .cost import ModelCost
 
-__all__ = ["ComparisonRow", "comparison_markdown", "comparison_text", "recorded_results", "write_comparison"]
+__all__ = [
+    "ComparisonRow",
+    "comparison_markdown",
+    "comparison_text",
+    "outcome",
+    "recorded_results",
+    "write_comparison",
+]
+
+
+class _Column(NamedTuple):
+    """A column behind the name."""
+
+    key: str  # in files
+    heading: str
+    decimals: int
+    logged: str = ""  # the run's scalar; "" for what is measured here
+
+
+_RESULTS: Mapping[str, tuple[_Column, ...]] = {
+    "bbox": (
+        _Column("AP", "AP", 1, "bbox/AP"),
+        _Column("AP50", "AP50", 1, "bbox/AP50"),
+        _Column("AP50_voc", "AP50 (VOC)", 1, "voc/AP50"),
+    ),
+    "classification": (
+        _Column("top1", "top-1", 1, "classification/top1"),
+        _Column("top5", "top-5", 1, "classification/top5"),
+    ),
+    "retrieval": (
+        _Column("recall_at_1", "R@1", 1, "retrieval/R1"),
+        _Column("mAP", "mAP", 1, "retrieval/mAP"),
+    ),
+}
+"""What a model is compared by, from the results that its run logged; the first that a row has."""
+_EXPLANATIONS: Mapping[str, str] = {
+    "bbox": "AP and AP50 in percent by COCO rules, AP50 (VOC) by VOC rules (area under the curve)",
+    "classification": "Top-1 and top-5 accuracy in percent",
+    "retrieval": "Recall at 1 and mean average precision of the retrieval in percent",
+}
+_COSTS = (
+    _Column("parameters_millions", "parameters (M)", 2),
+    _Column("gflops", "GFLOPs", 2),
+    _Column("images_per_second", "images/s", 1),
+)
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One detector.
+    """One model.
 
     Attributes:
         name: what the table calls it.
-        results: ``bbox/AP``, ``bbox/AP50`` (COCO rules) and ``voc/AP50`` (VOC rules), in percent; a missing
-            one is shown as "-".
+        results: what its run logged, in percent: of a detector ``bbox/AP``, ``bbox/AP50`` (COCO rules) and ``voc/AP50``
+            (VOC rules), of a classifier ``classification/top1`` and ``top5``, of a metric learner ``retrieval/R1`` and
+            ``mAP``; a missing one is shown as "-".
         cost: what one image costs.
     """
 
@@ -30,23 +76,20 @@ class ComparisonRow:
     cost: ModelCost
 
 
-_COLUMNS: tuple[tuple[str, str, int], ...] = (
-    ("AP", "AP", 1),
-    ("AP50", "AP50", 1),
-    ("AP50_voc", "AP50 (VOC)", 1),
-    ("parameters_millions", "parameters (M)", 2),
-    ("gflops", "GFLOPs", 2),
-    ("images_per_second", "images/s", 1),
-)
-"""(key in files, heading, decimals) of each column behind the name."""
+def _kind(rows: Sequence[ComparisonRow]) -> str:
+    """The first part of _RESULTS that some row has a result of; a table without any has a detector's columns."""
+    logged = {key.split("/")[0] for row in rows for key in row.results}
+    return next((kind for kind in _RESULTS if kind in logged), "bbox")
 
 
-def _values(row: ComparisonRow) -> dict[str, float]:
+def _columns(rows: Sequence[ComparisonRow]) -> tuple[_Column, ...]:
+    return (*_RESULTS[_kind(rows)], *_COSTS)
+
+
+def _values(row: ComparisonRow, columns: Sequence[_Column]) -> dict[str, float]:
     nan = float("nan")
     return {
-        "AP": row.results.get("bbox/AP", nan),
-        "AP50": row.results.get("bbox/AP50", nan),
-        "AP50_voc": row.results.get("voc/AP50", nan),
+        **{column.key: row.results.get(column.logged, nan) for column in columns if column.logged},
         "parameters_millions": row.cost.parameters / 1e6,
         "gflops": row.cost.giga_multiply_adds,
         "images_per_second": row.cost.images_per_second,
@@ -56,7 +99,7 @@ def _values(row: ComparisonRow) -> dict[str, float]:
 def comparison_markdown(rows: Sequence[ComparisonRow]) -> str:
     """Return the table as Markdown, with a line below that explains its columns."""
     header, *body = _cells(rows)
-    lines = [header, ["---", *["---:"] * len(_COLUMNS)], *body]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     return "\n".join(["| " + " | ".join(cells) + " |" for cells in lines] + ["", _explanation(rows), ""])
 
 
@@ -74,10 +117,11 @@ def comparison_text(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _cells(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    table = [["", *(heading for _, heading, _ in _COLUMNS)]]
+    columns = _columns(rows)
+    table = [["", *(column.heading for column in columns)]]
     for row in rows:
-        values = _values(row)
-        table.append([row.name, *(_number(values[key], decimals) for key, _, decimals in _COLUMNS)])
+        values = _values(row, columns)
+        table.append([row.name, *(_number(values[column.key], column.decimals) for column in columns)])
     return table
 
 
@@ -87,8 +131,7 @@ def _number(value: float, decimals: int) -> str:
 
 def _explanation(rows: Sequence[ComparisonRow]) -> str:
     """What was measured how; sizes, devices and threads once if they are the same for all rows."""
-    text = "AP and AP50 in percent by COCO rules, AP50 (VOC) by VOC rules (area under the curve). "
-    text += "1 GFLOP is 1e9 multiply-adds of one image"
+    text = f"{_EXPLANATIONS[_kind(rows)]}. 1 GFLOP is 1e9 multiply-adds of one image"
     settings = {(r.cost.height, r.cost.width, r.cost.device, r.cost.threads) for r in rows}
     if len(settings) == 1:
         height, width, device, threads = settings.pop()
@@ -98,7 +141,7 @@ def _explanation(rows: Sequence[ComparisonRow]) -> str:
 
 
 def write_comparison(rows: Sequence[ComparisonRow], folder: Path) -> list[Path]:
-    """Write ``comparison.md``, ``.csv`` (one line a detector) and ``.json`` (all results, all of the cost).
+    """Write ``comparison.md``, ``.csv`` (one line a model) and ``.json`` (all results, all of the cost).
 
     Returns:
         The files.
@@ -108,8 +151,9 @@ def write_comparison(rows: Sequence[ComparisonRow], folder: Path) -> list[Path]:
     files[0].write_text(comparison_markdown(rows), encoding="utf-8")
     with open(files[1], "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["name", *(key for key, _, _ in _COLUMNS)])
-        table.writerows([row.name, *(f"{v:.6g}" for v in _values(row).values())] for row in rows)
+        columns = _columns(rows)
+        table.writerow(["name", *(column.key for column in columns)])
+        table.writerows([row.name, *(f"{v:.6g}" for v in _values(row, columns).values())] for row in rows)
     content = [{"name": r.name, "results": _finite(r.results), "cost": asdict(r.cost)} for r in rows]
     files[2].write_text(json.dumps(content, indent=1), encoding="utf-8")
     return files
@@ -121,13 +165,14 @@ def _finite(results: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def recorded_results(folder: str | Path) -> dict[str, float]:
-    """Return the last evaluation that a run wrote to its ``metrics.json``: ``bbox/AP``, ``voc/AP50``, ...
+    """Return the last evaluation that a run wrote to its ``metrics.json``: ``bbox/AP``, ``classification/top1``, ...
 
     Args:
         folder: the run's output folder.
 
     Returns:
-        Metric -> value in percent; {} if the run was never evaluated.
+        Metric -> value, in percent unless it is the classification's ``nll`` or the retrieval's ``queries``; {} if the
+        run was never evaluated.
     """
     file = Path(folder) / "metrics.json"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -136,7 +181,15 @@ def recorded_results(folder: str | Path) -> dict[str, float]:
             metrics = json.loads(line)
         except ValueError:  # cut off when the run was killed
             continue
-        results = {k: v for k, v in metrics.items() if k.startswith(("bbox/", "voc/"))}
+        results = {k: v for k, v in metrics.items() if k.split("/")[0] in ("voc", *_RESULTS)}
         if results:
             return results
     return {}
+
+
+def outcome(results: Mapping[str, float]) -> str:
+    """Return the number that a run is known by, as a text: "AP50 41.2", "top-1 71.3"; "" without any."""
+    for column in (_RESULTS["bbox"][1], _RESULTS["classification"][0], _RESULTS["retrieval"][0]):
+        if column.logged in results:
+            return f"{column.heading} {results[column.logged]:.1f}"
+    return ""

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from torch import Tensor
@@ -22,6 +20,7 @@ from ..evaluation.comparison import ComparisonRow, comparison_text, recorded_res
 from ..evaluation.cost import model_cost
 from ..evaluation.ground_truth import evaluation_dicts
 from ..export import export_student
+from ..tasks import task_of
 from .recipe import CHECKPOINT, Recipe
 
 __all__ = ["write_report"]
@@ -45,7 +44,7 @@ def write_report(
     rows: list[ComparisonRow] = []
     notes: list[str] = []
     if recipe.compare:
-        say("Measuring what each detector costs ...")
+        say("Measuring what each model costs ...")
         rows = [_row(name, configs[step]) for name, step in recipe.compare.items()]
         table = write_comparison(rows, recipe.output)[0]
         notes.append(f"Table:    {table} (also as .csv and .json)")
@@ -76,11 +75,13 @@ def _row(name: str, cfg: CfgNode) -> ComparisonRow:
 
 
 def _test_image(cfg: CfgNode) -> Tensor:
-    """The first test photo as the model gets it, (3, H, W)."""
-    record = evaluation_dicts(cfg.DATASETS.TEST[0])[0]
-    pixels = read_image(record["file_name"], format=cfg.INPUT.FORMAT)
-    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST).get_transform(pixels)
-    return torch.from_numpy(np.ascontiguousarray(resize.apply_image(pixels).transpose(2, 0, 1)))
+    """The first test photo as the model gets it, (C, H, W)."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    batch = next(iter(task_of(cfg).test_loader(cfg, cfg.DATASETS.TEST[0])))
+    image: Tensor = batch[0]["image"]
+    return image
 
 
 def _draw(recipe: Recipe, configs: Mapping[str, CfgNode]) -> Path:

@@ -13,7 +13,8 @@ from .. import model_zoo
 from ..data.catalog import dataset_folder
 from ..data.demo import prepare_demo_tiles
 from ..engine import load_config
-from ..evaluation.comparison import recorded_results
+from ..evaluation.comparison import outcome, recorded_results
+from ..tasks import task_of
 from .recipe import CHECKPOINT, Recipe, Step
 from .state import StepState, exclusive, fingerprint, move_aside, read_state, write_state
 from .subprocess_log import StepFailed, run_logged
@@ -57,6 +58,12 @@ def _check_comparable(recipe: Recipe, configs: Mapping[str, CfgNode]) -> None:
             f"{recipe.path}: compare: the steps must have one and the same data set in DATASETS.TEST, not "
             + ", ".join(f"{list(sets)} ({name})" for name, sets in tests.items())
         )
+    undrawn = [name for name in tests if not task_of(configs[name]).finds_boxes]
+    if recipe.picture and undrawn:
+        raise ValueError(
+            f"{recipe.path}: picture: it shows the boxes that detectors find, and the models of "
+            f"{', '.join(undrawn)} find none: leave it away"
+        )
 
 
 def run_recipe(
@@ -86,9 +93,8 @@ def run_recipe(
         BlockingIOError: another recipe is at work in the output folder.
         StepFailed: a step's process ended with an error.
     """
-    if (
-        recipe.data is not None and recipe.data in DATA
-    ):  # first: where a data set is looked up depends on where it is
+    # First: where a data set is looked up depends on where it is.
+    if recipe.data is not None and recipe.data in DATA:
         say(f"Data: {DATA[recipe.data](dataset_folder())}")
     configs = check_configs(recipe)
     if restart_from is not None and restart_from not in configs:
@@ -166,9 +172,9 @@ def _train(recipe: Recipe, step: Step, train_command: Sequence[str], lock: int) 
 
 
 def _outcome(folder: Path) -> str:
-    """The AP50 that a step reached, for its line on the console."""
-    results = recorded_results(folder)
-    return f", AP50 {results['bbox/AP50']:.1f}" if "bbox/AP50" in results else ""
+    """What a step reached, for its line on the console."""
+    reached = outcome(recorded_results(folder))
+    return f", {reached}" if reached else ""
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from det_distill.evaluation.comparison import (
     ComparisonRow,
     comparison_markdown,
     comparison_text,
+    outcome,
     recorded_results,
     write_comparison,
 )
@@ -40,6 +41,8 @@ def test_the_last_evaluation_of_a_run_counts(tmp_path):
     results = recorded_results(tmp_path)
     assert results["bbox/AP"] == 3 and set(results) == {"bbox/AP", "voc/AP50"}
     assert recorded_results(tmp_path / "nowhere") == {}
+    (tmp_path / "metrics.json").write_text('{"classification/top1": 5, "total_loss": 2}')
+    assert recorded_results(tmp_path) == {"classification/top1": 5}
 
 
 def test_the_text_has_a_column_per_number_and_a_dash_for_what_is_missing():
@@ -48,6 +51,28 @@ def test_the_text_has_a_column_per_number_and_a_dash_for_what_is_missing():
     assert student.split() == ["student", "10.0", "-", "-", "0.90", "2.35", "9.9"]
     assert len(header) == len(line) == len(teacher) == len(student)
     assert "320x384 pixels, images/s on cpu (2 threads)." in explanation
+
+
+def test_classifiers_and_metric_learners_have_columns_of_their_own():
+    rows = [ComparisonRow("student", {"classification/top1": 71.26, "classification/nll": 0.8}, cost())]
+    header, _, student, _, explanation = comparison_text(rows).split("\n")
+    assert header.split()[:2] == ["top-1", "top-5"] and student.split()[:3] == ["student", "71.3", "-"]
+    assert explanation.startswith("Top-1 and top-5 accuracy in percent. 1 GFLOP is")
+    rows = [ComparisonRow("learner", {"retrieval/R1": 40.0, "retrieval/mAP": 12.34}, cost())]
+    assert comparison_text(rows).split("\n")[2].split()[:3] == ["learner", "40.0", "12.3"]
+
+
+@pytest.mark.parametrize(
+    ("results", "text"),
+    [
+        ({"bbox/AP": 20.0, "bbox/AP50": 41.16}, "AP50 41.2"),
+        ({"classification/top1": 50.0}, "top-1 50.0"),
+        ({"retrieval/R1": 3.0, "retrieval/R4": 9.0}, "R@1 3.0"),
+        ({}, ""),
+    ],
+)
+def test_a_run_is_known_by_one_number(results, text):
+    assert outcome(results) == text
 
 
 def test_sizes_that_differ_are_not_stated_as_one():
