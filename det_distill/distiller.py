@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .modes import batch_norms
 from .padding import image_sizes
 from .pairs import Pair, Pairs
 from .taps import AddressError, FeatureSpec, FeatureTap, feature_spec, resolve
@@ -205,7 +206,8 @@ class Distiller(nn.Module):
         """Return the teacher's feature that `pair` reads, adapted, and its stride, from what `observe` returned."""
         its = self.distill.by_name()[pair]
         feature = seen[self._pair_teachers[pair][0]][its.teacher[0]]
-        return (feature if its.teacher_adapter is None else its.teacher_adapter(feature)), its.stride
+        stride = its.teacher_strides[0] or its.strides[0]
+        return (feature if its.teacher_adapter is None else its.teacher_adapter(feature)), stride
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
@@ -237,8 +239,7 @@ def _train_only(student: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
         raise ValueError(f"train_only {', '.join(paths)}: there is nothing to train in it")
     for parameter in student.parameters():
         parameter.requires_grad_(parameter in kept)
-    norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return [m for m in norms if m not in trained]
+    return [m for m in batch_norms(student) if m not in trained]
 
 
 def _specs(model: nn.Module, addresses: Sequence[str]) -> list[FeatureSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import weakref
@@ -58,7 +59,9 @@ class Trainer(DefaultTrainer):
             CalibrateHashes(self.cfg.DISTILL.CALIBRATION_BATCHES),
         ]
         if self.cfg.DISTILL.EVAL_TEACHERS and len(self.cfg.DATASETS.TEST):
-            ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR))
+            data = f"{self.cfg.DATASETS.TEST}\n{self.cfg.INPUT.dump()}{self.cfg.TEST.dump()}"
+            digest = hashlib.sha256(data.encode()).hexdigest()[:12]
+            ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR, digest))
         if self.cfg.DISTILL.GRADIENT_SHARE_PERIOD > 0:
             ours.append(GradientShare(self.cfg.DISTILL.GRADIENT_SHARE_PERIOD))
         return [*ours, *super().build_hooks(), ProgressBar(self.cfg.PROGRESS_BAR, name)]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from .data.loader import seed_everything
 from .distiller import Distiller
 from .losses import LSH
+from .modes import batch_norms, restored_modes
 from .padding import image_sizes, valid_cells
 from .targets import class_count
 
@@ -82,6 +83,9 @@ class SeedEachStep(HookBase):
 class CalibrateHashes(HookBase):
     """Before training, estimates the biases of `LSH` losses that ask for it, over a number of training batches.
 
+    First, all processes get rank 0's buffers of the pairs, random hash weights among them: detectron2's trainers wrap
+    the model so that buffers are not shared.
+
     The student only serves to sample proposals: its weights and statistics stay as they are. A resumed run finds
     the biases in its checkpoint.
     """
@@ -91,7 +95,12 @@ class CalibrateHashes(HookBase):
 
     def before_train(self) -> None:  # noqa: D102
         model = plain_model(self.trainer.model)
-        if not isinstance(model, Distiller) or not _waiting_hashes(model):
+        if not isinstance(model, Distiller):
+            return
+        if comm.get_world_size() > 1:
+            for buffer in model.distill.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        if not _waiting_hashes(model):
             return
         calibrate_hashes(model, itertools.islice(self.trainer.data_loader, self._batches))
 
@@ -117,12 +126,10 @@ def calibrate_hashes(model: Distiller, batches: Iterable[Any]) -> None:
         batches: training batches; each is run once.
     """
     waiting = _waiting_hashes(model)
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    with torch.random.fork_rng(), EventStorage():
+    with restored_modes(model), torch.random.fork_rng(), EventStorage():
+        model.train()
+        for norm in batch_norms(model):
+            norm.eval()
         for batch in tqdm(batches, desc="estimating hash biases", disable=None, leave=False):
             _, _, seen = model.observe(batch)
             for name, loss in waiting:
@@ -131,8 +138,6 @@ def calibrate_hashes(model: Distiller, batches: Iterable[Any]) -> None:
     for name, loss in waiting:
         loss.calibrate()
         logger.info("hash bias of %s: mean %.4g over %d hashes", name, loss.bias.mean(), loss.bias.numel())
-    for module, mode in modes.items():
-        module.training = mode
 
 
 class EvaluateTeachers(HookBase):
@@ -140,15 +145,18 @@ class EvaluateTeachers(HookBase):
 
     Results go to ``teachers.json`` in the output folder and, as ``<teacher>/bbox/AP`` and so on, to the trainer's
     writers. A badly loaded teacher shows here, not after a day. Skipped where the teacher's class count is not the
-    student's.
+    student's, and where the file has the results of the same weights on the same data.
 
     Args:
         evaluate: ``(callable model) -> results``.
         folder: the run's output folder.
+        data: stands for what is measured on, the test sets and the sizes of their images.
     """
 
-    def __init__(self, evaluate: Callable[[Callable[..., Any]], dict[str, Any]], folder: str) -> None:
-        self._evaluate, self._file = evaluate, Path(folder) / "teachers.json"
+    def __init__(
+        self, evaluate: Callable[[Callable[..., Any]], dict[str, Any]], folder: str, data: str = ""
+    ) -> None:
+        self._evaluate, self._file, self._data = evaluate, Path(folder) / "teachers.json", data
 
     def before_train(self) -> None:  # noqa: D102
         model = plain_model(self.trainer.model)
@@ -159,9 +167,10 @@ class EvaluateTeachers(HookBase):
             if class_count(teacher.model) != class_count(model.student):
                 logger.info("teacher %s has other classes than the data: its AP is not measured", name)
                 continue
-            if entry is None or entry["fingerprint"] != teacher.fingerprint:
+            made_from = {"fingerprint": teacher.fingerprint, "data": self._data}
+            if entry is None or any(entry.get(k) != v for k, v in made_from.items()):
                 logger.info("measuring teacher %s (weights %s) once", name, teacher.fingerprint)
-                entry = {"fingerprint": teacher.fingerprint, "results": self._evaluate(teacher.predict)}
+                entry = {**made_from, "results": self._evaluate(teacher.predict)}
                 known[name] = entry
             for key, value in flatten_results_dict(entry["results"]).items():
                 self.trainer.storage.put_scalar(f"{name}/{key}", value, smoothing_hint=False)

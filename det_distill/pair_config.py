@@ -179,7 +179,8 @@ def _selection(node: CfgNode, student: Side, teacher: Teacher | None) -> Selecti
             resolve(teacher.model, logits)
         except AddressError:
             logits = None
-    return Selection(node.SELECT, maps=student.specs[0].stride is not None, logits=logits)
+    strides = [spec.stride for spec in student.specs] if student.specs[0].stride else None
+    return Selection(node.SELECT, strides=strides, logits=logits)
 
 
 def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:

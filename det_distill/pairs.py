@@ -120,11 +120,6 @@ class Pair(nn.Module):
             )
 
     @property
-    def stride(self) -> int | None:
-        """Input pixels per cell of the student's first map, if known."""
-        return self.strides[0]
-
-    @property
     def student_addresses(self) -> tuple[str, ...]:
         """What is to be recorded in the student."""
         wanted = self.labels is not None and self.needs & {"labels", "foreground"}

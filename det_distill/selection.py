@@ -25,7 +25,7 @@ class Selection:
 
     Args:
         which: one of the above.
-        maps: whether the features are maps.
+        strides: of maps, input pixels per cell of each of the student's, as far as known; None for vectors.
         logits: address of the teacher's class logits, (R, K), for ``"teacher_correct"``.
 
     Raises:
@@ -36,16 +36,16 @@ class Selection:
         self,
         which: Literal["all", "foreground", "teacher_correct"] = "all",
         *,
-        maps: bool = False,
+        strides: Sequence[int | None] | None = None,
         logits: str | None = None,
     ) -> None:
         if which not in ("all", "foreground", "teacher_correct"):
             raise ValueError(f"SELECT {which!r}: choose 'all', 'foreground' or 'teacher_correct'")
-        if which == "teacher_correct" and (maps or logits is None):
+        if which == "teacher_correct" and (strides is not None or logits is None):
             raise ValueError(
                 "SELECT 'teacher_correct' goes with vectors of a model that has class logits for them"
             )
-        self.which, self.maps = which, maps
+        self.which, self.strides = which, strides
         self.logits = logits if which == "teacher_correct" else None
 
     @property
@@ -53,7 +53,7 @@ class Selection:
         """What the pair has to know."""
         if self.which == "all":
             return set()
-        return {"labels"} if self.logits else {"boxes"} if self.maps else {"foreground"}
+        return {"labels"} if self.logits else {"boxes"} if self.strides is not None else {"foreground"}
 
     def __call__(
         self,
@@ -66,9 +66,10 @@ class Selection:
         """Return features, masks and knowledge, cut down."""
         if self.which == "all":
             return student, teacher, valid, known
-        if self.maps:
-            return student, teacher, self._inside(student, valid, known["boxes"]), known
+        if self.strides is not None:
+            return student, teacher, self._inside(self.strides, student, valid, known["boxes"]), known
         keep = known["foreground"] if self.logits is None else self._correct(teachers, known["labels"])
+        keep = keep.nonzero()[:, 0]
         known = {k: v[keep] if k in ("labels", "foreground") else v for k, v in known.items()}
         return [s[keep] for s in student], [t[keep] for t in teacher], valid, known
 
@@ -78,12 +79,15 @@ class Selection:
 
     @staticmethod
     def _inside(
-        student: list[Tensor], valid: list[Tensor | None], boxes: Sequence[Tensor]
+        strides: Sequence[int | None],
+        student: list[Tensor],
+        valid: list[Tensor | None],
+        boxes: Sequence[Tensor],
     ) -> list[Tensor | None]:
         """Restrict each map's mask to the boxes, which are in cells of the first."""
         masks: list[Tensor | None] = []
-        for feature, mask in zip(student, valid, strict=True):
-            scale = feature.shape[-1] / student[0].shape[-1]
+        for stride, feature, mask in zip(strides, student, valid, strict=True):
+            scale = strides[0] / stride if strides[0] and stride else 1.0
             inside = cells_in_boxes([b * scale for b in boxes], *feature.shape[-2:]).to(feature.device)
             masks.append(inside if mask is None else inside & mask)
         return masks

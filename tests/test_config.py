@@ -34,7 +34,7 @@ def test_the_registry_builds_a_distiller_with_named_pairs(teacher):
     assert isinstance(model, Distiller) and isinstance(model.teachers["big"], RCNNTeacher)
     assert set(model.distill) == {"fm_p3", "fm_res4", "one", "two"}
     assert model.distill["two"].weights == {"l2": 3.0}
-    assert model.distill["fm_p3"].stride == 8
+    assert model.distill["fm_p3"].strides == (8,)
 
 
 def test_channels_that_differ_get_an_adapter_or_an_error_that_says_which_to_add(teacher):

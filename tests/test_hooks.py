@@ -1,6 +1,7 @@
 """Seeds that survive a resume, and hash calibration."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -8,8 +9,8 @@ from detectron2.utils.events import EventStorage
 
 from det_distill import Distiller, Pair, Pairs
 from det_distill.data.loader import seed_everything
-from det_distill.hooks import RunSeed, calibrate_hashes
-from det_distill.losses import LSH
+from det_distill.hooks import CalibrateHashes, RunSeed, calibrate_hashes
+from det_distill.losses import L2, LSH
 from tests.tiny import batch, build, detector_cfg
 
 
@@ -61,3 +62,25 @@ def test_a_calibrated_loss_stays_calibrated_through_its_state():
     assert not other.distill["h"].losses["loss"].needs_calibration
     with EventStorage():
         assert other.train()(batch())["distill_h"].isfinite()
+
+
+def test_all_processes_start_with_the_first_ones_hash_weights(monkeypatch):
+    """detectron2 wraps the model without sharing buffers, and each process draws with a seed of its own."""
+    model, shared = distiller(LSH.random(24, 6, 1.0)), []
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.broadcast", lambda buffer, source: shared.append((buffer, source)))
+    hook = CalibrateHashes(3)
+    hook.trainer = SimpleNamespace(model=model, data_loader=None)
+    hook.before_train()
+    lsh = model.distill["h"].losses["loss"]
+    assert any(buffer is lsh.weight for buffer, _ in shared) and {source for _, source in shared} == {0}
+
+
+def test_a_teachers_feature_comes_with_its_own_stride():
+    student, teacher = build(detector_cfg()), build(detector_cfg(), 1)
+    pair = Pair("backbone:p3", "backbone:p4", L2(), align="resize", stride=8, teacher_stride=16)
+    model = Distiller(student=student, pairs=Pairs(fm=pair), teachers={"t": teacher})
+    with EventStorage():
+        _, _, seen = model.train().observe(batch())
+    feature, stride = model.teacher_feature("fm", seen)
+    assert stride == 16 and feature.shape[-1] * 16 >= 96 > feature.shape[-1] * 8

@@ -192,10 +192,19 @@ def test_an_adapter_may_take_all_features_of_a_side():
 
 def test_cells_outside_the_boxes_are_left_out():
     loss = Told()
-    pair = Pair("a", "a", loss, stride=8, select=Selection("foreground", maps=True))
+    pair = Pair("a", "a", loss, stride=8, select=Selection("foreground", strides=[8]))
     maps = torch.zeros(1, 3, 3, 4)
     pair({"a": maps}, {"a": maps}, Step([(16, 32)], batch=samples([(16, 32)], [[9.0, 9.0, 17.0, 23.0]])))
     assert loss.valid[0, 0].int().tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_boxes_on_a_second_map_are_scaled_by_the_strides_however_the_maps_are_rounded():
+    loss = Told("boxes")
+    select = Selection("foreground", strides=[8, 16])
+    pair = Pair(["a", "b"], ["a", "b"], loss, stride=[8, 16], select=select)
+    values = {"a": torch.zeros(1, 1, 25, 25), "b": torch.zeros(1, 1, 13, 13)}
+    pair(values, values, Step([(200, 200)], batch=samples([(200, 200)], [[80.0, 80.0, 96.0, 96.0]])))
+    assert [mask[0, 0].any(0).nonzero()[:, 0].tolist() for mask in loss.valid] == [[10, 11], [5]]
 
 
 def test_several_teachers_need_an_ensemble_which_comes_before_their_adapter():

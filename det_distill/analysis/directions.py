@@ -17,6 +17,7 @@ from ..checkpoint import StrictCheckpointer, read_weights
 from ..config import complete_config
 from ..distiller import DISTILL_PREFIX, Distiller, made_for_another_teacher
 from ..methods import METHODS
+from ..modes import batch_norms, restored_modes
 from .distance import Distance, DistanceMeter
 
 __all__ = ["build_for_distances", "load_student", "measure"]
@@ -98,12 +99,13 @@ def load_student(model: Distiller, name: str, weights: str) -> None:
         StrictCheckpointer(model.student).load(weights)
     except ValueError as error:
         raise ValueError(f"{weights} does not fit the config's student: {error}") from error
+    saved = read_weights(weights)
     for pair_name, pair in model.distill.by_name().items():
         adapter = pair.student_adapter
         if adapter is None or not adapter.state_dict():
             continue
         prefix = f"{DISTILL_PREFIX}{pair_name}."
-        own = {k.removeprefix(prefix): v for k, v in read_weights(weights).items() if k.startswith(prefix)}
+        own = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         state = {
             k.removeprefix("student_adapter."): v for k, v in own.items() if k.startswith("student_adapter.")
         }
@@ -140,20 +142,17 @@ def measure(model: Distiller, batches: Iterable[Any], *, seed: int = 0) -> dict[
     pairs = model.distill.by_name()
     meters = {name: DistanceMeter(f"pair {name!r}") for name in pairs}
     kept = {name: (pair.losses, pair.terms, pair.weights) for name, pair in pairs.items()}
-    modes = {module: module.training for module in model.modules()}
     for name, pair in pairs.items():
         pair.losses, pair.terms, pair.weights = nn.ModuleDict({"loss": meters[name]}), ("",), {"": 1.0}
-    _only_sample(model)
     try:
-        with torch.random.fork_rng(), EventStorage():
+        with restored_modes(model), torch.random.fork_rng(), EventStorage():
+            _only_sample(model)
             for number, batch in enumerate(batches):
                 torch.manual_seed(seed + number)
                 model(batch)
     finally:
         for name, pair in pairs.items():
             pair.losses, pair.terms, pair.weights = kept[name]
-        for module, mode in modes.items():
-            module.training = mode
     return {name: meter.result() for name, meter in meters.items()}
 
 
@@ -163,4 +162,6 @@ def _only_sample(model: Distiller) -> None:
     for module in model.student.modules():
         if next(module.children(), None) is None:
             module.eval()
+    for norm in batch_norms(model.student):  # some have modules of their own
+        norm.eval()
     model.distill.eval()

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ..losses.darkrank import directions
+from ..losses.arithmetic import directions
 from .metric_losses import LargeMarginSoftmax, Loss, anneal, triplet_loss, verification_loss
 from .model import ImageClassifier
 
@@ -54,9 +54,8 @@ class MetricLearner(ImageClassifier):
     The latter two see dropout(f / ||f||_2) of the embedding f, one dropout for both. An identity is a ``label``, and
     batches need several images of each: ``DATALOADER.SAMPLER_TRAIN: "IdentitySampler"``. Without a pair, or a triplet,
     the loss is 0. Arithmetic is in float32. Addresses, batches and outputs in eval mode (``embedding``, not normalised,
-    and ``logits``) are those of `ImageClassifier`. What no loss trains is frozen, because distributed training accepts
-    no unused parameters: the classifier's bias, at zero, where large-margin softmax is its only loss, and the
-    classifier without either.
+    and ``logits``) are those of `ImageClassifier`. Parameters that no loss trains, such as a classifier's without the
+    first two losses, get a zero gradient, because distributed training accepts no unused ones.
 
     Source: TuSimple/DarkRank (5e6a74f), ``reid.py`` and ``PYOP/lmnn.py``, whose settings are the defaults. There,
     for each anchor a of the paired half of a batch, with p its pair and n every other sample of the batch,
@@ -122,8 +121,6 @@ class MetricLearner(ImageClassifier):
             self._comparisons["loss_verification"] = verification_loss(squared=squared_distance)
         if triplet_weight:
             self._comparisons["loss_triplet"] = triplet_loss(triplet_margin, squared=squared_distance)
-        self.classifier.bias.requires_grad_(softmax_weight > 0)
-        self.classifier.weight.requires_grad_(softmax_weight > 0 or large_margin_weight > 0)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -152,7 +149,8 @@ class MetricLearner(ImageClassifier):
         logits = self.classifier(embedding)  # always, for whoever taps it
         with torch.autocast(self.device.type, enabled=False):
             losses = self._losses(embedding.float(), logits.float(), self._labels(batch))
-        return {name: self.weights[name] * value for name, value in losses.items()}
+        unused = logits.flatten()[:0].sum()  # 0: in distributed training every parameter has a gradient
+        return {name: self.weights[name] * value + unused for name, value in losses.items()}
 
     def _losses(self, embedding: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}

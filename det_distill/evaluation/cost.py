@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from detectron2.utils.analysis import FlopCountAnalysis
 from torch import Tensor, nn
 
 from ..distiller import Distiller
+from ..modes import restored_modes
 from ..timing import elapsed
 
 __all__ = ["ModelCost", "model_cost"]
@@ -86,7 +85,8 @@ def model_cost(
     model = model.student if isinstance(model, Distiller) else model
     device = next(model.parameters()).device
     batch = [{"image": _resized(image, height, width).to(device), "height": height, "width": width}]
-    with _eval(model), torch.no_grad():
+    with restored_modes(model), torch.no_grad():
+        model.eval()
         multiply_adds = _multiply_adds(model, batch)
         duration = _median_seconds(model, batch, device, seconds)
     return ModelCost(
@@ -125,15 +125,3 @@ def _median_seconds(model: nn.Module, batch: Any, device: torch.device, seconds:
     while len(times) < _LEAST or time.perf_counter() < stop:
         times.append(elapsed(lambda: model(batch), device))
     return statistics.median(times)
-
-
-@contextmanager
-def _eval(model: nn.Module) -> Iterator[None]:
-    """Everything in eval mode inside the block, and in its own mode after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -13,7 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from ..losses.darkrank import directions
+from ..losses.arithmetic import directions
 
 __all__ = ["Retrieval", "RetrievalEvaluator", "retrieval"]
 

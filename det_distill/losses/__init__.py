@@ -1,11 +1,12 @@
 """The losses: each is a module `loss(student, teacher, valid=None) -> scalar` on tensors, with no weight."""
 
+from .arithmetic import unit_norm
 from .attention import AttentionTransfer, attention_map
 from .box_regression import BoxRegression
 from .channel_wise import ChannelWise
 from .darkrank import DarkRank
 from .decoupled import DecoupledTarget
-from .factor import FactorTransfer, scale_law, unit_norm
+from .factor import FactorTransfer, scale_law
 from .focal_global import FocalGlobal, GlobalRelation
 from .fsp import FSP
 from .input_gradient import FlipSymmetry, GradientAttention

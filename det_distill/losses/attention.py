@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .factor import unit_norm
+from .arithmetic import unit_norm
 from .inputs import full_precision, prepare
 
 Map = Literal["sum", "sum_p", "max_p"]
@@ -78,7 +78,7 @@ class AttentionTransfer(nn.Module):
         map: "sum", "sum_p" or "max_p", see `attention_map`.
         p: power of "sum_p" and "max_p", above zero; "sum" has none.
         outer: "mse", "l2" or "scaled".
-        eps: smallest activation and norm that is divided by.
+        eps: smallest activation that is divided by.
     """
 
     needs_equal_channels = False
@@ -103,7 +103,8 @@ class AttentionTransfer(nn.Module):
 
     def _unit_map(self, feature: Tensor) -> Tensor:
         largest = feature.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=self.eps)
-        return unit_norm(attention_map(feature / largest, self.map, self.p), self.eps)
+        # A map whose largest activation is 1 has a norm of 1 or more: a smaller one is that of a sample below eps.
+        return unit_norm(attention_map(feature / largest, self.map, self.p), 1.0)
 
     def _divisor(self, difference: Tensor, valid: Tensor | None) -> Tensor | int:
         """What ||d||^2 is divided by: one number, or one per image (B,) where `valid` differs."""

@@ -71,8 +71,9 @@ class BoxRegression(nn.Module):
                     f"BoxRegression compares box deltas of RoIs, rows (R, 4), not maps {tuple(student.shape)}."
                 )
             check_deltas(student.shape[1], teacher.shape[1])
-            labels = labels[foreground]
-            ours, theirs = _of_class(student[foreground], labels), _of_class(teacher[foreground], labels)
+            rows = foreground.nonzero()[:, 0]
+            labels = labels[rows]
+            ours, theirs = _of_class(student[rows], labels), _of_class(teacher[rows], labels)
             if ours.numel() == 0:
                 return student.sum() * 0
             return F.smooth_l1_loss(ours, theirs, reduction="none", beta=self.beta).sum(1).mean()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arithmetic import divergence
 from .inputs import full_precision, prepare
 
 
@@ -50,9 +51,7 @@ class ChannelWise(nn.Module):
             if student.numel() == 0:
                 return student.sum() * 0
             log_q, log_p = self._log_softmax(student, valid), self._log_softmax(teacher, valid)
-            p = log_p.exp()
-            # q - p sums to zero. With it every term is >= 0 and the gradient is exactly zero where q = p.
-            terms = p * (log_p - log_q) + (log_q.exp() - p)
+            terms = divergence(log_p, log_q)
             if valid is not None:
                 terms = terms.masked_fill(~valid.flatten(2), 0)
             return terms.sum(2).mean() * self.temperature**2

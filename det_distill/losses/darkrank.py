@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from .arithmetic import directions, divergence, in_parts
 from .inputs import full_precision, prepare
 
 Mode = Literal["hard", "soft"]
@@ -20,15 +20,6 @@ Queries = Literal["all", "first_half", "spaced", "drawn"]
 
 LONGEST_SOFT_LIST = 5
 """Candidates that soft transfer orders in every way: 5! = 120 orderings."""
-
-VALUES_AT_ONCE = 2**25
-"""Elements (queries x candidates x width) held at once: 128 MB in float32. More are taken in parts and recomputed."""
-
-
-def directions(embedding: Tensor, eps: float = 1e-6) -> Tensor:
-    """Divide each row of (R, D) by its L2 norm; a row not longer than `eps` becomes zero, with zero gradient."""
-    norm = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
-    return torch.where(norm > eps, embedding, torch.zeros_like(embedding)) / norm.clamp(min=eps)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:
@@ -175,13 +166,8 @@ class DarkRank(nn.Module):
 
     def _scores(self, embedding: Tensor, rows: Tensor, lists: Tensor) -> Tensor:
         """Score (Q, L) of each candidate; many in parts, recomputed for the gradient."""
-        at_once = max(1, VALUES_AT_ONCE // (lists.shape[1] * embedding.shape[1]))
-        score = partial(self._score, embedding)
-        if len(rows) <= at_once:
-            return score(rows, lists)
-        parts = zip(rows.split(at_once), lists.split(at_once), strict=True)
-        recompute = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([recompute(*part) for part in parts])
+        size = lists.shape[1] * embedding.shape[1]
+        return in_parts(partial(self._score, embedding), size, rows, lists)
 
     def _score(self, embedding: Tensor, rows: Tensor, lists: Tensor) -> Tensor:
         query = embedding[rows].unsqueeze(1)
@@ -205,11 +191,7 @@ def _pooled(feature: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _divergence(theirs: Tensor, ours: Tensor) -> Tensor:
-    """KL (Q,) of the distributions over all orderings of each list, from scores (Q, L) of teacher and student.
-
-    Both sum to one, so the difference P_s - P_t adds nothing to the sum; it makes every term positive and, at
-    equality, the gradient exactly zero.
-    """
+    """KL (Q,) of the distributions over all orderings of each list, from scores (Q, L) of teacher and student."""
     orders = torch.tensor(list(permutations(range(ours.shape[1]))), device=ours.device)
     theirs, ours = log_likelihood(theirs[:, orders]), log_likelihood(ours[:, orders])
-    return (theirs.exp() * (theirs - ours) + ours.exp() - theirs.exp()).sum(1)
+    return divergence(theirs, ours).sum(1)

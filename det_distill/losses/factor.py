@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 from typing import Literal, overload
 
-import torch
 from torch import Tensor, nn
 
+from .arithmetic import unit_norm
 from .inputs import full_precision, prepare
 
 Reduction = Literal["mean", "sum", "scaled"]
@@ -40,16 +40,6 @@ def scale_law(n: float | Tensor, p: int = 1) -> float | Tensor:
     if p == 2:
         return 2 / n
     raise ValueError(f"The scale law is known for p = 1 and p = 2, not for p = {p}.")
-
-
-def unit_norm(factor: Tensor, eps: float = 1e-6) -> Tensor:
-    """Divide each sample of `factor` by the L2 norm of all its elements, or by `eps` where that is larger.
-
-    (R, C) or (B, C, H, W) in, the same shape out. The norm is clamped, so that an all-zero sample stays zero
-    with a finite gradient (at most 1 / eps).
-    """
-    norm = torch.linalg.vector_norm(factor.flatten(1), dim=1).clamp(min=eps)
-    return factor / norm.view(-1, *[1] * (factor.dim() - 1))
 
 
 class FactorTransfer(nn.Module):

@@ -8,21 +8,17 @@ RetinaNet's tower maps.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from .arithmetic import in_parts
 from .calibration import StreamedMean, StreamedMedian, centre_over_ranks
 from .inputs import check_valid, full_precision, image_mean, prepare, rows_of
 
 Distance = Literal["bce", "l1", "l2"]
-
-VALUES_AT_ONCE = 2**25
-"""Hash values (rows x hashes) held at once: 128 MB in float32. More are taken in parts and recomputed."""
 
 _NO_ESTIMATE = (
     "this loss estimates no bias: it was given one, is calibrated already, or has a distance in which it "
@@ -83,8 +79,8 @@ class LSH(nn.Module):
     that is still to be done.
 
     `weight`, `bias` and the flag `calibrated` are buffers: saved, never trained. No rows give 0, the
-    teacher's side is detached, arithmetic is in float32. Under several processes all must hold one W: DDP
-    sees to that when it wraps the module, `calibrate` too.
+    teacher's side is detached, arithmetic is in float32. Under several processes all must hold one W:
+    `calibrate` sees to that, and the trainer's hook `CalibrateHashes` where nothing is to be calibrated.
 
     Source: DoctorKey/LSHFM.detection (11755ab) `src/model/KD/LSH.py` without its L2 term: N = 4 D = 4096,
     weight 7.
@@ -228,12 +224,7 @@ class LSH(nn.Module):
 
     def _row_distances(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Distance of each pair of rows, (R, D) to (R,); many rows in parts, recomputed for the gradient."""
-        at_once = max(1, VALUES_AT_ONCE // len(self.weight))
-        if len(student) <= at_once:
-            return self._distances(student, teacher)
-        parts = zip(student.split(at_once), teacher.split(at_once), strict=True)
-        recompute = partial(checkpoint, self._distances, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([recompute(*part) for part in parts])
+        return in_parts(self._distances, len(self.weight), student, teacher)
 
     def _distances(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.max_norm_ratio is not None:

@@ -49,7 +49,7 @@ class Pearson(nn.Module):
             student, teacher = prepare(student, teacher, valid)
             ours, theirs = rows_of(student), rows_of(teacher)
             if valid is not None:
-                inside = valid.flatten()
+                inside = valid.flatten().nonzero()[:, 0]
                 ours, theirs = ours[inside], theirs[inside]
             if ours.numel() == 0:
                 return student.sum() * 0

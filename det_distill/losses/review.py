@@ -93,8 +93,8 @@ class HierarchicalContext(nn.Module):
             for size in self.pyramid:
                 if size >= difference.shape[2]:
                     continue
-                pooled = torch.einsum("bchw,bmw->bchm", difference, _bins(columns, size).to(value))
-                pooled = torch.einsum("bchm,blh->bclm", pooled, _bins(rows, size).to(value))
+                pooled = torch.einsum("bchw,bmw->bchm", difference, _bins(columns, size, value.dtype))
+                pooled = torch.einsum("bchm,blh->bclm", pooled, _bins(rows, size, value.dtype))
                 used = size < height
                 weight = torch.where(used, weight / 2, weight)
                 value = value + torch.where(used, weight * pooled.square().mean((1, 2, 3)), 0)
@@ -113,8 +113,8 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return first, after - first
 
 
-def _bins(occupied: Tensor, size: int) -> Tensor:
-    """What adaptive average pooling of the occupied range multiplies by, (B, N) bool to (B, size, N) float32.
+def _bins(occupied: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """What adaptive average pooling of the occupied range multiplies by, (B, N) bool to (B, size, N).
 
     Bin i of a range of n positions is floor(i n / size) to ceil((i + 1) n / size), the latter excluded.
     """
@@ -124,4 +124,4 @@ def _bins(occupied: Tensor, size: int) -> Tensor:
     end = first - -(index + 1) * length // size  # rounded up
     position = torch.arange(occupied.shape[1], device=occupied.device)
     inside = (position >= start[:, :, None]) & (position < end[:, :, None])
-    return inside / (end - start)[:, :, None]
+    return inside / (end - start)[:, :, None].to(dtype)

@@ -12,20 +12,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arithmetic import divergence
 from .inputs import full_precision, image_mean, prepare
 
 Distribution = Literal["auto", "softmax", "bernoulli"]
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Element-wise p (log p - log q) - p + q, of any one shape.
-
-    Summed over the outcomes of two distributions it is KL(p || q), because both sum to one. Each element is at
-    least zero, and at p = q value and gradient are exactly zero, rounding or not: the gradient is q - p with
-    respect to log q.
-    """
-    p, q = log_p.exp(), log_q.exp()
-    return p * (log_p - log_q) - p + q
 
 
 def bernoulli_divergence(teacher: Tensor, student: Tensor) -> Tensor:

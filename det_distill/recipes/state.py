@@ -35,7 +35,9 @@ class StepState:
 
 
 def fingerprint(cfg: CfgNode, inputs: Iterable[Path]) -> str:
-    """Return a hash of everything that a step is made from.
+    """Return a hash of a step's config and of the files of other steps that it starts from.
+
+    What the config only names, the data, a teacher's config or weights that no step made, does not count.
 
     Args:
         cfg: its complete config; where its output goes, the device and the progress bar do not count.

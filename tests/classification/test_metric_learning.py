@@ -19,6 +19,7 @@ from det_distill.classification.metric_losses import (
 )
 from det_distill.config import get_cfg
 from det_distill.distiller import Distiller
+from det_distill.losses import SoftTarget
 from det_distill.methods import METHODS, Side
 from det_distill.pairs import Pair, Pairs
 from det_distill.taps import feature_spec
@@ -204,7 +205,7 @@ def test_annealing_follows_the_trainers_iteration_and_else_counts_training_forwa
 
 
 @pytest.mark.parametrize(
-    ("options", "frozen"),
+    ("options", "untrained"),
     [
         ({"SOFTMAX_WEIGHT": 1.0}, set()),
         ({"SOFTMAX_WEIGHT": 1.0, "LARGE_MARGIN_WEIGHT": 1.0}, set()),
@@ -212,11 +213,17 @@ def test_annealing_follows_the_trainers_iteration_and_else_counts_training_forwa
         ({"TRIPLET_WEIGHT": 1.0}, {"classifier.bias", "classifier.weight"}),
     ],
 )
-def test_every_parameter_that_is_not_frozen_gets_a_gradient(options, frozen):
+def test_every_parameter_gets_a_gradient_a_zero_one_where_no_loss_trains_it(options, untrained):
     model = build(**{**ONLY, **options}).train()
     sum(model(batch()).values()).backward()
-    without = {n for n, p in model.named_parameters() if p.grad is None}
-    assert without == frozen == {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert {n for n, p in model.named_parameters() if not p.grad.any()} == untrained
+
+
+def test_soft_targets_train_a_classifier_that_no_other_loss_trains():
+    student, teacher = build(**{**ONLY, "TRIPLET_WEIGHT": 1.0}), build(width=2)
+    pair = Pair("classifier", "classifier", SoftTarget(4.0))
+    sum(Distiller(student, Pairs(kd=pair), {"big": teacher}).train()(batch()).values()).backward()
+    assert student.classifier.weight.grad.any() and student.classifier.bias.grad.any()
 
 
 def test_its_state_and_its_output_are_those_of_a_classifier():

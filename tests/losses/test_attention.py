@@ -102,6 +102,18 @@ def test_activations_that_are_zero_have_a_finite_gradient(name, p):
     assert x.grad.isfinite().all() and not x.grad[x == 0].any() and x.grad[x > 0].any()
 
 
+@pytest.mark.parametrize(("name", "p"), MAPS)
+def test_the_gradient_of_ever_smaller_features_stays_bounded(name, p):
+    loss, shape = AttentionTransfer(name, p, "scaled"), torch.randn(2, 3, 4, 4)
+    teacher, largest = torch.randn(2, 3, 4, 4), []
+    for exponent in range(6, 14):
+        student = (shape * 10.0**-exponent).requires_grad_()
+        loss(student, teacher).backward()
+        largest.append(student.grad.abs().max().item())
+    assert max(largest) < (1e5 if p >= 1 else 1e9)  # a root is steeper, down to where it counts as zero
+    assert largest[-1] <= 1.01 * largest[-3]
+
+
 def test_scale_and_sign_of_either_side_change_nothing():
     loss, student, teacher = AttentionTransfer(), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     expected = loss(student, teacher).item()

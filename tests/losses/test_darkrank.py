@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from det_distill.losses import DarkRank, darkrank
+from det_distill.losses import DarkRank, arithmetic
 
 # Recorded from lenscloth/RKD, metric/loss.py HardDarkRank; see `<case>/meta` in the file.
 RECORDED = np.load(Path(__file__).parent / "reference" / "darkrank.npz")
@@ -225,7 +225,7 @@ def test_a_list_of_far_candidates_does_not_underflow():
 def test_many_queries_are_taken_in_parts_with_the_same_value_and_gradient(monkeypatch, mode):
     student, teacher = torch.randn(11, 5), torch.randn(11, 5)
     value, grad = value_and_grad(DarkRank(mode=mode), student, teacher)
-    monkeypatch.setattr(darkrank, "VALUES_AT_ONCE", 2 * 4 * 5)  # two queries
+    monkeypatch.setattr(arithmetic, "VALUES_AT_ONCE", 2 * 4 * 5)  # two queries
     again, grad_again = value_and_grad(DarkRank(mode=mode), student, teacher)
     assert again == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(grad_again, grad)

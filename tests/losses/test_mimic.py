@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from det_distill.losses import L2, LSH, limit_norm, mimic
+from det_distill.losses import L2, LSH, arithmetic, limit_norm
 
 # Recorded from DoctorKey/LSHFM.detection, src/model/KD/LSH.py LSH; see `lsh/meta`, `lsh_l2/meta` in the file.
 RECORDED = np.load(Path(__file__).parent / "reference" / "lsh.npz")
@@ -82,7 +82,7 @@ def test_many_rows_are_taken_in_parts_with_the_same_value_and_gradient(monkeypat
     parts = whole.detach().clone().requires_grad_()
     expected = loss(whole, teacher)
     expected.backward()
-    monkeypatch.setattr(mimic, "VALUES_AT_ONCE", 4 * 16)  # four rows
+    monkeypatch.setattr(arithmetic, "VALUES_AT_ONCE", 4 * 16)  # four rows
     value = loss(parts, teacher)
     value.backward()
     torch.testing.assert_close(value, expected)
