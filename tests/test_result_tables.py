@@ -1,4 +1,4 @@
-"""The README's results come from benchmarks/results, by benchmarks/make_tables.py."""
+"""The results in README and docs come from benchmarks/results, by benchmarks/make_tables.py."""
 
 import importlib.util
 from pathlib import Path
@@ -27,7 +27,33 @@ def test_a_table_has_the_mean_and_the_standard_deviation_over_seeds(tmp_path):
     assert "400 iterations each, on box, 1 thread" in lines[-1]
 
 
-def test_the_readme_shows_what_the_files_say():
-    text = (ROOT / "README.md").read_text()
-    assert make_tables().filled(text) == text
-    assert "<!-- results:bccd -->" in text
+def test_other_measures_are_shown_with_their_decimals(tmp_path):
+    text = (
+        "model,seed,hardware,threads,iterations,minutes,top-1,nll\nsecond teacher,1,box,1,90,1,70.26,0.8125\n"
+    )
+    (tmp_path / "r.csv").write_text(text + "fsp,0,box,1,40,1,50,1.5\n")
+    lines = make_tables().table(tmp_path / "r.csv").splitlines()
+    assert lines[2] == "| second teacher | 1 | 70.3 | 0.812 | 1 |" and "40 iterations" in lines[-1]
+
+
+def test_the_costs_of_methods_stand_in_their_column(tmp_path, monkeypatch):
+    tables = make_tables()
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/costs.csv").write_text("method,ratio\nFSP,1.0312\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    text = (
+        "| method | cost | tests |\n| --- | --- | --- |\n| [FSP](#fsp) | ? | a |\n| [New](#new) | ? | b |\n"
+    )
+    assert tables.with_costs(text).split("\n")[2:4] == [
+        "| [FSP](#fsp) | 1.03 | a |",
+        "| [New](#new) | - | b |",
+    ]
+    other = "| key | cost |\n| [FSP](#fsp) | ? |\n"
+    assert tables.with_costs(other) == other
+
+
+def test_the_documents_show_what_the_files_say():
+    for name in make_tables().DOCUMENTS:
+        text = (ROOT / name).read_text()
+        assert make_tables().filled(text) == text
+    assert "<!-- results:bccd -->" in (ROOT / "README.md").read_text()
