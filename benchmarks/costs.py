@@ -58,7 +58,7 @@ def configs() -> dict[str, tuple[str, list[str]]]:
             for name in names:
                 other = file.stem.replace("_", "") != name.lower()
                 found.setdefault(name, []).append(
-                    (len(names), other, number, f"{folder}/{file.name}", options)
+                    (len(names), number, other, f"{folder}/{file.name}", options)
                 )
     return {method: min(found[method])[3:] for method in METHODS}
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.voc import overlap_of_rows
+from .figures import new_figure, save_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -105,26 +108,21 @@ def draw_detections(
 def hits(photo: Photo, found: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for each of the boxes `found` (D, 6) whether it is a new object of its class, as (D,).
 
-    By VOC rules: in the order of falling scores each box claims the object of its class that it overlaps most.
-    If that one is claimed already, or the intersection over union is less than 0.5, the box is wrong.
+    In the order of falling scores each box claims the object of its class that it overlaps most. If that one is
+    claimed already, or the intersection over union is less than 0.5, the box is wrong. So are VOC's rules, but that
+    they want more than 0.5 and do not count objects that are marked as difficult.
     """
     right = np.zeros(len(found), dtype=bool)
     claimed: set[int] = set()
     for i in np.argsort(-found[:, 4], kind="stable"):
-        overlap = np.where(photo.classes == found[i, 5], _overlaps(found[i, :4], photo.boxes), 0.0)
+        overlap = np.where(
+            photo.classes == found[i, 5], overlap_of_rows(found[i : i + 1, :4], photo.boxes), 0.0
+        )
         best = int(overlap.argmax()) if len(overlap) else -1
         if best >= 0 and overlap[best] >= 0.5 and best not in claimed:
             claimed.add(best)
             right[i] = True
     return right
-
-
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of one box with each of (G, 4)."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    inside = np.prod((high - low).clip(min=0), axis=1)
-    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - inside
-    return inside / np.maximum(union, 1e-12)
 
 
 def read_detections(file: str | Path, records: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float64]]:
@@ -155,12 +153,8 @@ def _labels(names: Sequence[str], classes: NDArray[Any]) -> list[str]:
 
 
 def _grid(photos: Sequence[Photo], columns: int) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     heights = [_INCHES * p.pixels.shape[0] / p.pixels.shape[1] + 0.3 for p in photos]
-    figure = Figure(figsize=(_INCHES * columns, sum(heights) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_INCHES * columns, sum(heights) + 0.8)
     return figure, figure.subplots(len(photos), columns, squeeze=False, height_ratios=heights)
 
 
@@ -196,6 +190,4 @@ def _save(figure: Figure, path: Path, threshold: float) -> Path:
         title=f"Boxes with a score of {threshold:g} or more",
         title_fontsize=9,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save_figure(figure, path)

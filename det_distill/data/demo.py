@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from defusedxml.ElementTree import parse
 from PIL import Image
+
+from .catalog import dataset_folder
+from .voc_xml import read_annotation
 
 TILE = 384
 KEEP = 0.4
@@ -30,7 +32,7 @@ _NEAR_SITE = "2019_YELL_2_528000_4978000_image_crop2"
 _OTHER_SITE = "2019_YELL_2_541000_4977000_image_crop"
 
 
-class Box(NamedTuple):
+class LabelledBox(NamedTuple):
     """A labelled box in pixels, 0-based: it covers columns x0 to x1 - 1 and rows y0 to y1 - 1."""
 
     label: str
@@ -161,7 +163,7 @@ def tile_starts(length: int, tile: int) -> list[int]:
     return [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
 
 
-def boxes_in_tile(boxes: Sequence[Box], x: int, y: int, tile: int, keep: float) -> list[Box]:
+def boxes_in_tile(boxes: Sequence[LabelledBox], x: int, y: int, tile: int, keep: float) -> list[LabelledBox]:
     """The boxes of which the fraction ``keep`` or more of the area lies in a tile, clipped to it.
 
     Args:
@@ -179,22 +181,16 @@ def boxes_in_tile(boxes: Sequence[Box], x: int, y: int, tile: int, keep: float) 
         x1, y1 = min(box.x1 - x, tile), min(box.y1 - y, tile)
         area = (box.x1 - box.x0) * (box.y1 - box.y0)
         if x1 > x0 and y1 > y0 and (x1 - x0) * (y1 - y0) >= keep * area:
-            kept.append(Box(box.label, x0, y0, x1, y1))
+            kept.append(LabelledBox(box.label, x0, y0, x1, y1))
     return kept
 
 
-def read_voc_boxes(file: Path) -> list[Box]:
-    """The boxes of a VOC annotation (1-based corners, both in the box) as :class:`Box`, in its order."""
-    boxes = []
-    for item in parse(file).getroot().iter("object"):
-        x0, y0, x1, y1 = (
-            round(float(item.findtext(f"bndbox/{k}"))) for k in ("xmin", "ymin", "xmax", "ymax")
-        )
-        boxes.append(Box(item.findtext("name"), x0 - 1, y0 - 1, x1, y1))
-    return boxes
+def read_voc_boxes(file: Path) -> list[LabelledBox]:
+    """The boxes of a VOC annotation (1-based corners, both in the box) as :class:`LabelledBox`, in its order."""
+    return [LabelledBox(item.name, *(round(x) for x in item.box)) for item in read_annotation(file).objects]
 
 
-def _write_annotation(file: Path, name: str, boxes: Sequence[Box]) -> None:
+def _write_annotation(file: Path, name: str, boxes: Sequence[LabelledBox]) -> None:
     root = Element("annotation")
     SubElement(root, "folder").text = FOLDER
     SubElement(root, "filename").text = f"{name}.jpg"
@@ -276,9 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prepare the demonstration set: trees on aerial photos, VOC layout."
     )
-    parser.add_argument(
-        "folder", nargs="?", default=os.environ.get("DETECTRON2_DATASETS", "datasets"), type=Path
-    )
+    parser.add_argument("folder", nargs="?", default=dataset_folder(), type=Path)
     target = prepare_demo_tiles(parser.parse_args().folder)
     print((target / "README.txt").read_text(encoding="utf-8"))
     print(f"Ready in {target}")

@@ -127,7 +127,7 @@ def _best_objects(detections: Detections, truth: GroundTruth) -> tuple[np.ndarra
         (N,) the object's row in `truth` and (N,) the overlap; -1 and 0 where there is no such object.
     """
     detection, candidate = _pairs(detections, truth)
-    overlap = _overlap(detections.box[detection], truth.box[candidate])
+    overlap = overlap_of_rows(detections.box[detection], truth.box[candidate])
     best = np.full(len(detections), -1, dtype=np.int64)
     best_overlap = np.zeros(len(detections))
     if len(detection):
@@ -153,7 +153,7 @@ def _pairs(detections: Detections, truth: GroundTruth) -> tuple[np.ndarray, np.n
     return detection, order[np.repeat(begin, count) + within]
 
 
-def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def overlap_of_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of (P, 4) boxes, row by row; 0 where the union is empty."""
     low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
     common = np.prod(np.clip(high - low, 0.0, None), axis=1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from det_distill.data import demo
 from det_distill.data.demo import (
-    Box,
+    LabelledBox,
     Part,
     boxes_in_tile,
     cut_part,
@@ -54,29 +54,32 @@ def test_tiles_are_spread_from_edge_to_edge():
 
 
 def test_a_box_is_kept_from_forty_percent_visible_area_and_clipped():
-    inside = Box("Tree", 110, 220, 120, 230)
-    forty = Box("Tree", 94, 200, 104, 210)  # 4 of 10 columns lie right of x = 100
-    thirty = Box("Tree", 93, 200, 103, 210)
-    corner = Box("Tree", 193, 294, 203, 304)  # 7 of 10 columns, 6 of 10 rows: 42 % before (200, 300)
-    corner_less = Box("Tree", 194, 294, 204, 304)  # 36 %
-    outside = Box("Tree", 200, 200, 210, 210)
+    inside = LabelledBox("Tree", 110, 220, 120, 230)
+    forty = LabelledBox("Tree", 94, 200, 104, 210)  # 4 of 10 columns lie right of x = 100
+    thirty = LabelledBox("Tree", 93, 200, 103, 210)
+    corner = LabelledBox("Tree", 193, 294, 203, 304)  # 7 of 10 columns, 6 of 10 rows: 42 % before (200, 300)
+    corner_less = LabelledBox("Tree", 194, 294, 204, 304)  # 36 %
+    outside = LabelledBox("Tree", 200, 200, 210, 210)
     boxes = [inside, forty, thirty, corner, corner_less, outside]
     assert boxes_in_tile(boxes, 100, 200, 100, 0.4) == [
-        Box("Tree", 10, 20, 20, 30),
-        Box("Tree", 0, 0, 4, 10),
-        Box("Tree", 93, 94, 100, 100),
+        LabelledBox("Tree", 10, 20, 20, 30),
+        LabelledBox("Tree", 0, 0, 4, 10),
+        LabelledBox("Tree", 93, 94, 100, 100),
     ]
     assert outside not in boxes_in_tile(boxes, 100, 200, 100, 0.0)
 
 
 def test_voc_corners_are_one_based_and_inclusive(tmp_path):
     _write_photo(tmp_path, "photo", 20, 20, [(1, 1, 20, 20), (3, 5, 3, 5)])
-    assert read_voc_boxes(tmp_path / "photo.xml") == [Box("Tree", 0, 0, 20, 20), Box("Tree", 2, 4, 3, 5)]
+    assert read_voc_boxes(tmp_path / "photo.xml") == [
+        LabelledBox("Tree", 0, 0, 20, 20),
+        LabelledBox("Tree", 2, 4, 3, 5),
+    ]
 
 
 def test_a_photo_is_cut_into_tiles_with_the_right_pixels_and_boxes(tmp_path):
     # A band of 768 columns that begins at 100, and 384 rows: tiles at x = 100 and x = 484.
-    # Box one lies at 0-based columns 474..513 (x0 474, x1 514): 10 of 40 columns left, 30 right of 484.
+    # LabelledBox one lies at 0-based columns 474..513 (x0 474, x1 514): 10 of 40 columns left, 30 right of 484.
     pixels = _write_photo(
         tmp_path, "photo", 900, 384, [(475, 11, 514, 50), (101, 101, 140, 160), (61, 1, 120, 9)]
     )
@@ -84,8 +87,12 @@ def test_a_photo_is_cut_into_tiles_with_the_right_pixels_and_boxes(tmp_path):
     assert (tiles, boxes) == (2, 2)  # the last box has 20 of 60 columns in the band
     listing = (tmp_path / "out/ImageSets/Main/train.txt").read_text().split()
     assert listing == ["train_0000_0100", "train_0000_0484"]
-    assert read_voc_boxes(tmp_path / "out/Annotations/train_0000_0100.xml") == [Box("Tree", 0, 100, 40, 160)]
-    assert read_voc_boxes(tmp_path / "out/Annotations/train_0000_0484.xml") == [Box("Tree", 0, 10, 30, 50)]
+    assert read_voc_boxes(tmp_path / "out/Annotations/train_0000_0100.xml") == [
+        LabelledBox("Tree", 0, 100, 40, 160)
+    ]
+    assert read_voc_boxes(tmp_path / "out/Annotations/train_0000_0484.xml") == [
+        LabelledBox("Tree", 0, 10, 30, 50)
+    ]
     tile = np.asarray(Image.open(tmp_path / "out/JPEGImages/train_0000_0484.jpg").convert("RGB")).astype(int)
     assert tile.shape == (384, 384, 3)
     assert np.abs(tile - pixels[:384, 484:868]).max() <= 8  # JPEG
