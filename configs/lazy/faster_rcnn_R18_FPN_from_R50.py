@@ -8,6 +8,7 @@ It runs under detectron2's own, unmodified tools/lazyconfig_train_net.py, on any
         model.teachers.r50.config=teacher.yaml model.teachers.r50.weights=teacher.pth
 
 Without the last line the teacher is the R50-FPN of detectron2's model zoo (COCO classes; the pairs do not touch them).
+Pairs are named as in YAML, with the keys of DISTILL.PAIRS, each of which can be overridden: model.pairs.fpn.WEIGHT=2.
 Not in this form: the hashes' biases are not estimated before training (detectron2's tool has no hook for it), so
 hashing stands beside an L2 term, with a zero bias, as in the authors' detection code.
 """
@@ -16,11 +17,10 @@ from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
-from det_distill import Distiller, Pair, Pairs, Teachers
+from det_distill import Distiller, Teachers
 from det_distill.config import load_teacher
 from det_distill.data import register_voc
 from det_distill.evaluation import DetectionEvaluator
-from det_distill.losses import L2, LSH
 
 student = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 student.backbone.bottom_up.stages.depth = 18
@@ -39,18 +39,15 @@ model = L(Distiller)(
     teachers=L(Teachers)(
         r50=L(load_teacher)(config="COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", weights="")
     ),
-    pairs=L(Pairs)(
-        p3=L(Pair)(student="backbone:p3", teacher="backbone:p3", loss=L(L2)(), weight=1.0, stride=8),
-        p4=L(Pair)(student="backbone:p4", teacher="backbone:p4", loss=L(L2)(), weight=1.0, stride=16),
-        box_l2=L(Pair)(
-            student="roi_heads.box_head", teacher="roi_heads.box_head", loss=L(L2)(), weight=7.0, warmup=500
-        ),
-        box_lsh=L(Pair)(
-            student="roi_heads.box_head",
-            teacher="roi_heads.box_head",
-            loss=L(LSH.random)(dim=1024, hashes=4096, std=0.03),
-            weight=7.0,
-            warmup=500,
+    pairs=dict(
+        fpn=dict(METHOD="FeatureMimicking", AT=["backbone:p3", "backbone:p4"], WEIGHT=1.0),
+        box=dict(
+            METHOD="FeatureMimicking",
+            AT="roi_heads.box_head",
+            LSH=True,
+            BIAS="zero",
+            WEIGHT=7.0,
+            WARMUP=500,
         ),
     ),
 )
