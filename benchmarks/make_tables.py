@@ -24,21 +24,20 @@ DECIMALS = {"nll": 3}
 
 
 def table(file: Path) -> str:
-    """Return a Markdown table: model, number of seeds, mean +- standard deviation of each measure, minutes."""
+    """Return a Markdown table: model, number of seeds, mean +- standard deviation of each measure, minutes if known."""
     groups: dict[str, list[dict[str, str]]] = {}
     with open(file, newline="") as f:
         for row in csv.DictReader(f):
             groups.setdefault(row["model"], []).append(row)
     columns = next(iter(groups.values()))[0]
     measures = [c for c in columns if c in MEASURES or c.startswith("AP-")]
-    lines = [
-        "| model | seeds | " + " | ".join(measures) + " | minutes |",
-        "| --- | --- | " + " | ".join("---" for _ in measures) + " | --- |",
-    ]
+    timed = ["minutes"] if "minutes" in columns else []
+    header = ["model", "seeds", *measures, *timed]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header))]
     for model, rows in groups.items():
         cells = [spread([float(r[m]) for r in rows], DECIMALS.get(m, 1)) for m in measures]
-        minutes = statistics.mean(float(r["minutes"]) for r in rows)
-        lines.append(f"| {model} | {len(rows)} | " + " | ".join(cells) + f" | {minutes:.0f} |")
+        cells += [f"{statistics.mean(float(r[t]) for r in rows):.0f}" for t in timed]
+        lines.append("| " + " | ".join([model, str(len(rows)), *cells]) + " |")
     first = next(iter(groups.values()))[0]
     students = [r for m, rows in groups.items() if not m.endswith("teacher") for r in rows]
     note = (

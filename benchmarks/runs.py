@@ -132,10 +132,10 @@ def hardware() -> str:
 
 
 def write(file: Path, measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Write the results file: COLUMNS, then the measures."""
+    """Write the results file: those of COLUMNS that the rows have, then the measures."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", newline="") as f:
-        writer = csv.DictWriter(f, [*COLUMNS, *measures])
+        writer = csv.DictWriter(f, [*(c for c in COLUMNS if c in rows[0]), *measures])
         writer.writeheader()
         writer.writerows(rows)
     print(f"{len(rows)} rows in {file}")

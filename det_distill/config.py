@@ -13,12 +13,14 @@ from torch import nn
 from . import model_zoo
 from .checkpoint import load_teacher_weights
 from .classification import add_classification_config, add_metric_learning_config
-from .methods import METHODS, method_options
 from .modeling import add_timm_config, add_vgg_config
-from .pair_config import PAIR_KEYS
+from .nodes import Kind, completed, kind_of, read
+from .pair_config import PAIR_KEYS, complete_pair, pair_kinds
 from .teachers import Teacher, Teachers, as_teacher
 
 __all__ = [
+    "PAIR_KEYS",
+    "TEACHER_KEYS",
     "add_distill_config",
     "build_teachers",
     "complete_config",
@@ -79,53 +81,55 @@ def get_cfg() -> CfgNode:
 def complete_config(cfg: CfgNode) -> None:
     """Write every option of every teacher and pair into the config, so that the command line can override each.
 
+    Values are read as their keys want them: ``WEIGHT: 7`` and ``WEIGHT: 5e-7``, which is a text in YAML, are numbers.
+
     Raises:
-        ValueError: an unknown key or method; the message lists the valid ones.
+        ValueError: an unknown key or method (the message lists the valid ones), or a value that a key cannot have.
     """
     for name, node in cfg.DISTILL.TEACHERS.items():
-        _fill(node, TEACHER_KEYS, f"DISTILL.TEACHERS.{name}")
+        _write(node, completed(node, TEACHER_KEYS, f"DISTILL.TEACHERS.{name}"))
     for name, node in cfg.DISTILL.PAIRS.items():
-        where = f"DISTILL.PAIRS.{name}"
-        if not isinstance(node, CfgNode) or not node.get("METHOD"):
-            raise ValueError(f"{where}: needs METHOD, one of {', '.join(sorted(METHODS))}")
-        try:
-            options = method_options(node.METHOD)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        _fill(node, {**PAIR_KEYS, **{k.upper(): v for k, v in options.items()}}, where)
+        _write(node, complete_pair(node, f"DISTILL.PAIRS.{name}"))
 
 
-def _fill(node: Any, defaults: Mapping[str, Any], where: str) -> None:
-    if not isinstance(node, CfgNode):
-        raise ValueError(f"{where} must be a mapping with keys among {', '.join(defaults)}")
-    unknown = [key for key in node if key not in defaults]
-    if unknown:
-        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; valid are {', '.join(defaults)}")
-    frozen = node.is_frozen()
-    node.defrost()
-    for key, value in defaults.items():
-        if key not in node:
-            node[key] = list(value) if isinstance(value, list) else value
-        elif isinstance(value, float) and type(node[key]) is int:
-            node[key] = float(node[key])
-    if frozen:
-        node.freeze()
+def _write(node: CfgNode, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        node[key] = value  # an item, not an attribute: also in a config that is frozen
 
 
 def merge_options(cfg: CfgNode, options: Sequence[Any]) -> None:
     """Merge ``[KEY, value, ...]`` as ``cfg.merge_from_list`` does, but let a whole number stand for a float.
 
+    Values of teachers and pairs are read as in a file, see `complete_config`: an ``AT`` may become a list, for example.
+
     Raises:
         KeyError, AssertionError, ValueError: as ``merge_from_list``.
     """
-    merged = list(options)
-    for position in range(0, len(merged) - 1, 2):
+    others: list[Any] = []
+    for key, value in zip(options[::2], options[1::2], strict=False):
+        *path, last = str(key).split(".")
         node: Any = cfg
-        for part in str(merged[position]).split("."):
+        for part in path:
             node = node.get(part) if isinstance(node, CfgNode) else None
-        if isinstance(node, float) and str(merged[position + 1]).lstrip("+-").isdigit():
-            merged[position + 1] = float(merged[position + 1])
-    cfg.merge_from_list(merged)
+        known = isinstance(node, CfgNode) and last in node
+        kind = _kinds(node, path).get(last) if known else None
+        if kind is not None:
+            node[last] = read(CfgNode._decode_cfg_value(value), kind, str(key))
+            continue
+        whole = known and isinstance(node[last], float) and str(value).lstrip("+-").isdigit()
+        others += [key, float(value) if whole else value]
+    cfg.merge_from_list([*others, *options[len(options) // 2 * 2 :]])  # a key without a value is its error
+
+
+def _kinds(node: CfgNode, path: Sequence[str]) -> Mapping[str, Kind]:
+    """What the values of a teacher's or pair's node must be, by key; empty for other nodes."""
+    match path:
+        case ["DISTILL", "TEACHERS", _]:
+            return {key: kind_of(default) for key, default in TEACHER_KEYS.items()}
+        case ["DISTILL", "PAIRS", _]:
+            return pair_kinds(node, ".".join(path))
+        case _:
+            return {}
 
 
 def build_teachers(cfg: CfgNode) -> Teachers:

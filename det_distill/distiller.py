@@ -145,7 +145,11 @@ class Distiller(nn.Module):
         return self._forwards if self._clock is None else self._clock()
 
     def forward(self, batch: Any) -> Any:
-        """Return losses by name in training (the student's own, and ``distill_*``), the student's output in eval."""
+        """Return losses by name in training (the student's own, and ``distill_*``), the student's output in eval.
+
+        Raises:
+            ValueError, RuntimeError: what a pair raises, its message beginning with the pair's name.
+        """
         if not self.training:
             return self.student(batch)
         iteration = self.iteration
@@ -154,7 +158,11 @@ class Distiller(nn.Module):
             losses = {name: value * self._task_weight for name, value in losses.items()}
         step = Step(image_sizes(batch), iteration, batch, self._mirrored(batch, iteration))
         for name, pair in self.distill.by_name().items():
-            values = pair(student, [teachers.get(t, {}) for t in self._pair_teachers[name]], step)
+            try:
+                values = pair(student, [teachers.get(t, {}) for t in self._pair_teachers[name]], step)
+            except (ValueError, RuntimeError) as error:
+                error.args = (f"pair {name!r}: {error}", *error.args[1:])  # its type and traceback stay
+                raise
             for term, value in values.items():
                 losses[f"distill_{name}_{term}" if term else f"distill_{name}"] = value
         self._forwards += 1

@@ -137,5 +137,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="det_distill", abbrev_name="dd")
     task = task_of(cfg)
     classifies = cfg.MODEL.META_ARCHITECTURE != "ParaphraserPretrainer"
-    check_datasets(cfg, task.classes(cfg) if classifies else None, classes_key=task.classes_key)
+    check_datasets(
+        cfg,
+        task.classes(cfg) if classifies else None,
+        classes_key=task.classes_key,
+        other_test_classes=task.open_set,
+    )
     return cfg

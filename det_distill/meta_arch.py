@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
 
 from . import distiller, paraphrasers
 from .config import build_student, build_teacher, build_teachers, complete_config
 from .pair_config import build_pairs
+from .pairs import Pairs
 from .taps import feature_spec
+from .teachers import Teacher, Teachers
 
 __all__ = ["Distiller", "ParaphraserPretrainer"]
 
@@ -29,11 +33,33 @@ class Distiller(distiller.Distiller):
     """`det_distill.distiller.Distiller` that a config builds: ``MODEL.META_ARCHITECTURE: "Distiller"``.
 
     The schedules' clock is the trainer's iteration; outside of a trainer, the number of training forwards.
+
+    Args:
+        student: see there.
+        pairs: `Pairs`, or a mapping that names methods as ``DISTILL.PAIRS`` does, name -> {METHOD, AT, WEIGHT, ...},
+            with the same keys, defaults and checks; a dict, or what LazyConfig makes of one. The random stream is
+            left where it was, as it is when a YAML config builds them.
+        teachers: see there.
+        kwargs: see there.
+
+    Raises:
+        ValueError: see there, and what is wrong with a pair of the mapping, beginning with its name, ``pairs.<name>``.
+        FileNotFoundError: a file that a method of the mapping needs is missing.
     """
 
     @configurable
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        student: nn.Module,
+        pairs: Pairs | Mapping[str, Any] | None = None,
+        teachers: Mapping[str, Teacher | nn.Module] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(pairs, Mapping):
+            teachers = teachers if isinstance(teachers, Teachers) else Teachers(**(teachers or {}))
+            with torch.random.fork_rng():
+                pairs = build_pairs(pairs, student, teachers, where="pairs")
+        super().__init__(student, pairs, teachers, **kwargs)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -45,7 +71,7 @@ class Distiller(distiller.Distiller):
         complete_config(cfg)
         with torch.random.fork_rng():
             teachers = build_teachers(cfg)
-            pairs = build_pairs(cfg, student, teachers)
+            pairs = build_pairs(cfg.DISTILL.PAIRS, student, teachers)
         return {
             "student": student,
             "pairs": pairs,

@@ -1,4 +1,4 @@
-"""`DISTILL.PAIRS`: the keys of a pair, and how its node becomes `Pair` objects."""
+"""`DISTILL.PAIRS`: the keys of a pair, what their values must be, and how its node becomes `Pair` objects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from .methods import METHODS, Parts, Side, method_options
+from .nodes import Kind, completed, kind_of, nested_strings, number, plain
 from .pairs import Pair, Pairs
 from .selection import Selection
 from .taps import AddressError, FeatureSpec, feature_spec, resolve
 from .targets import class_count
 from .teachers import Teacher
 
-__all__ = ["PAIR_KEYS", "build_pairs"]
+__all__ = ["PAIR_KEYS", "build_pairs", "complete_pair", "pair_kinds"]
 
 PAIR_KEYS: dict[str, Any] = {
     "METHOD": "",
@@ -33,6 +34,18 @@ PAIR_KEYS: dict[str, Any] = {
     "ALIGN": "crop",
     "STUDENT_CHANNELS": 0,
     "TEACHER_CHANNELS": 0,
+}
+_KINDS: dict[str, Kind] = {
+    "AT": nested_strings(2),
+    "STUDENT": nested_strings(1),
+    "TEACHER": nested_strings(1),
+    "TEACHER_NAMES": nested_strings(1, listed=True),
+    "WEIGHT": number(1.0, least=0),
+    "START": number(0, least=0),
+    "STOP": number(0, least=-1),
+    "WARMUP": number(0, least=0),
+    "STUDENT_CHANNELS": number(0, least=0),
+    "TEACHER_CHANNELS": number(0, least=0),
 }
 LABELLED_PROPOSALS = "roi_heads:0"
 
@@ -53,15 +66,62 @@ class _Made(NamedTuple):
     parts: Parts
 
 
-def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher]) -> Pairs:
-    """Build every pair of the config.
+def _defaults(node: Any, where: str) -> dict[str, Any]:
+    """Every key that a pair of the node's METHOD has, with its default."""
+    method = node.get("METHOD") if isinstance(node, Mapping) else None
+    if not method or not isinstance(method, str):
+        raise ValueError(f"{where}: needs METHOD, one of {', '.join(sorted(METHODS))}")
+    try:
+        options = method_options(method)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return {**PAIR_KEYS, **{k.upper(): v for k, v in options.items()}}
+
+
+def complete_pair(node: Any, where: str) -> dict[str, Any]:
+    """Return a pair's node with every key of a pair and of its METHOD, each value of the type that it must have.
+
+    Args:
+        node: key -> value.
+        where: the pair's name, for messages.
+
+    Raises:
+        ValueError: an unknown method or key, or a value that the key cannot have.
+    """
+    return completed(node, _defaults(node, where), where, _KINDS)
+
+
+def pair_kinds(node: Mapping[str, Any], where: str) -> dict[str, Kind]:
+    """Return what each key of a pair's node must be.
+
+    Raises:
+        ValueError: no METHOD, or an unknown one.
+    """
+    return {key: _KINDS.get(key) or kind_of(value) for key, value in _defaults(node, where).items()}
+
+
+def build_pairs(
+    nodes: Mapping[str, Any],
+    student: nn.Module,
+    teachers: Mapping[str, Teacher],
+    *,
+    where: str = "DISTILL.PAIRS",
+) -> Pairs:
+    """Build every pair of a mapping such as ``DISTILL.PAIRS``.
+
+    Args:
+        nodes: name -> keys and values, in dicts or in the containers of yacs or omegaconf.
+        student: the model to train.
+        teachers: by name.
+        where: what messages call `nodes`.
 
     Raises:
         ValueError: what is wrong with a pair, beginning with its name in the config.
         FileNotFoundError: a file that a method needs is missing.
     """
     pairs: dict[str, Pair] = {}
-    for name, node in cfg.DISTILL.PAIRS.items():
+    for name in nodes:
+        node = CfgNode(complete_pair(plain(nodes[name]), f"{where}.{name}"))
         try:
             for site in _sites(node):
                 for suffix, pair in _pairs(node, site, student, teachers).items():
@@ -73,7 +133,7 @@ def build_pairs(cfg: CfgNode, student: nn.Module, teachers: Mapping[str, Teacher
                         )
                     pairs[full] = pair
         except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"DISTILL.PAIRS.{name}: {error}") from error
+            raise type(error)(f"{where}.{name}: {error}") from error
     return Pairs(**pairs)
 
 
@@ -127,27 +187,40 @@ def _pairs(
         return {"": _pair(node, made, student, (node.TEACHER_NAME,) if node.TEACHER_NAME else ())}
     if node.AGGREGATE not in ("sum", "mean"):
         raise ValueError(f"AGGREGATE {node.AGGREGATE!r}: choose 'sum' or 'mean'")
-    several = [_named_teacher(name, teachers) for name in names]
-    first = _make(node, site, student, several[0])
-    if first.parts.ensemble is not None:
-        return {"": _pair(node, first, student, tuple(names))}
+    each = [_make(node, site, student, _named_teacher(name, teachers)) for name in names]
+    if each[0].parts.ensemble is not None:
+        if node.AGGREGATE != PAIR_KEYS["AGGREGATE"]:
+            raise ValueError(
+                f"AGGREGATE {node.AGGREGATE!r} is about several pairs, but {node.METHOD} makes one target of its "
+                "teachers: leave AGGREGATE out (ENSEMBLE says how they are combined), or set ENSEMBLE: 'none'"
+            )
+        return {"": _pair(node, each[0], student, tuple(names), others=each[1:])}
     share = 1 / len(names) if node.AGGREGATE == "mean" else 1.0
-    each = [first, *(_make(node, site, student, teacher) for teacher in several[1:])]
     return {name: _pair(node, made, student, (name,), share) for name, made in zip(names, each, strict=True)}
 
 
 def _make(node: CfgNode, site: _Site, student: nn.Module, teacher: Teacher | None) -> _Made:
-    own = Side(site.student, tuple(_spec(student, a, node.STUDENT_CHANNELS) for a in site.student))
+    specs = tuple(_spec(student, a, node.STUDENT_CHANNELS) for a in site.student)
+    own = Side(site.student, specs, model=student)
     its = None
     if teacher is not None:
         specs = tuple(_spec(teacher.model, a, node.TEACHER_CHANNELS) for a in site.teacher)
-        its = Side(site.teacher, specs, teacher)
+        its = Side(site.teacher, specs, teacher, teacher.model)
     options = {k: node[k.upper()] for k in method_options(node.METHOD)}
     return _Made(own, its, METHODS[node.METHOD](own, its, **options))
 
 
-def _pair(node: CfgNode, made: _Made, student: nn.Module, names: tuple[str, ...], share: float = 1.0) -> Pair:
+def _pair(
+    node: CfgNode,
+    made: _Made,
+    student: nn.Module,
+    names: tuple[str, ...],
+    share: float = 1.0,
+    others: Sequence[_Made] = (),
+) -> Pair:
     own, its, parts = made
+    teachers = [m.teacher.teacher for m in (made, *others) if m.teacher and m.teacher.teacher]
+    labels = LABELLED_PROPOSALS if own.addresses[0].startswith("roi_heads.") else None
     total = node.WEIGHT * share
     return Pair(
         own.addresses,
@@ -161,26 +234,44 @@ def _pair(node: CfgNode, made: _Made, student: nn.Module, names: tuple[str, ...]
         student_adapter=parts.student_adapter,
         teacher_adapter=parts.teacher_adapter,
         ensemble=parts.ensemble,
-        select=_selection(node, own, its.teacher if its else None),
+        select=_selection(node.SELECT, own, teachers, rois=labels is not None),
         align=node.ALIGN,
         stride=[s.stride for s in own.specs],
         teacher_stride=[s.stride for s in its.specs] if its else None,
-        labels=LABELLED_PROPOSALS if own.addresses[0].startswith("roi_heads.") else None,
+        labels=labels,
         classes=class_count(student),
     )
 
 
-def _selection(node: CfgNode, student: Side, teacher: Teacher | None) -> Selection:
-    logits = None
-    if node.SELECT == "teacher_correct" and teacher is not None:
-        roi = student.addresses[0].startswith("roi_heads.")
-        logits = "roi_heads.box_predictor:0" if roi else "classifier"
-        try:
-            resolve(teacher.model, logits)
-        except AddressError:
-            logits = None
+def _selection(which: Any, student: Side, teachers: Sequence[Teacher], *, rois: bool) -> Selection:
+    """What SELECT asks for; `rois`: whether the rows are the student's RoIs, else images."""
     strides = [spec.stride for spec in student.specs] if student.specs[0].stride else None
-    return Selection(node.SELECT, strides=strides, logits=logits)
+    if which == "foreground" and strides is None and not rois:
+        raise ValueError(
+            "SELECT 'foreground' is for rows of RoIs and for cells of maps whose stride is known, and "
+            f"{student.addresses[0]!r} gives neither; of a classifier every row is an object: use 'all'"
+        )
+    logits: str | None = "roi_heads.box_predictor:0" if rois else "classifier"
+    if which != "teacher_correct":
+        logits = None
+    for teacher in teachers if logits else ():
+        own, its = class_count(student.model), class_count(teacher.model)
+        if own is not None and its is not None and own != its:
+            raise ValueError(
+                f"SELECT 'teacher_correct' compares the teacher's class with the label, and the student has {own} "
+                f"classes, the teacher {its}: take a teacher of the student's classes, or SELECT 'foreground' or 'all'"
+            )
+    if logits and not (teachers and all(_has(teacher.model, logits) for teacher in teachers)):
+        logits = None
+    return Selection(which, strides=strides, logits=logits)
+
+
+def _has(model: nn.Module, address: str) -> bool:
+    try:
+        resolve(model, address)
+    except AddressError:
+        return False
+    return True
 
 
 def _named_teacher(name: str, teachers: Mapping[str, Teacher]) -> Teacher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class Pair(nn.Module):
         classes: number of classes; a label of at least this is the background.
 
     Raises:
-        ValueError: a schedule, `align`, a selection or numbers of addresses that make no sense.
+        ValueError: a weight, a schedule, `align`, a selection or numbers of addresses that make no sense.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class Pair(nn.Module):
         self.terms = tuple(losses)
         self.losses = nn.ModuleDict({name or "loss": module for name, module in losses.items()})
         self.weights = {n: float(weight[n] if isinstance(weight, Mapping) else weight) for n in self.terms}
+        if not all(0 <= w < math.inf for w in self.weights.values()):
+            raise ValueError(f"weight {weight!r}: needs finite numbers of at least 0")
         self.start, self.stop, self.warmup = start, stop, warmup
         self.teacher_names = () if teacher_name is None else _as_tuple(teacher_name)
         if len(self.teacher_names) > 1 and ensemble is None:
@@ -110,6 +113,10 @@ class Pair(nn.Module):
         self.labels, self.classes = labels, classes
         self.select = select or Selection()
         self.needs = {n for m in self.losses.values() for n in getattr(m, "needs", ())} | self.select.needs
+        if self.differentiates_input and self.select.which != "all":
+            raise ValueError(
+                f"SELECT {self.select.which!r}: a loss of input gradients is one of whole images; use 'all'"
+            )
         if "boxes" in self.needs and None in self.strides:
             raise ValueError(
                 f"{self.student}: ground-truth boxes on a map need its stride, which is not known"
@@ -239,10 +246,8 @@ class Pair(nn.Module):
         return align_maps(student, teacher, resize=self.align == "resize", strides=strides, names=names)
 
     def _attached_zero(self) -> Tensor:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        if not parameters:
-            return torch.zeros(())
-        return torch.cat([p.flatten()[:0] for p in parameters]).sum()
+        parameters = [p.flatten()[:0] for p in self.parameters() if p.requires_grad]
+        return torch.cat(parameters).sum() if parameters else torch.zeros(())
 
     @staticmethod
     def _adapt(adapter: nn.Module | None, features: list[Tensor]) -> list[Tensor]:

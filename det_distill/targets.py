@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "class_count", "labels_of", "mirrored"]
+__all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "class_count", "is_detector", "labels_of", "mirrored"]
 
 
 class Step(NamedTuple):
@@ -31,6 +31,11 @@ def class_count(model: object) -> int | None:
     return count if isinstance(count, int) else None
 
 
+def is_detector(model: object) -> bool:
+    """Return whether a model has the parts of a detectron2 detector; False: it has not, or it is of another make."""
+    return hasattr(model, "backbone") and hasattr(model, "preprocess_image")
+
+
 def labels_of(rows: Any, device: torch.device) -> Tensor:
     """Return the class of each row, int64 (R,).
 
@@ -49,7 +54,8 @@ def labels_of(rows: Any, device: torch.device) -> Tensor:
     except (TypeError, KeyError, AttributeError, IndexError):
         raise ValueError(
             "a pair needs the class of each row, and found neither sampled proposals with gt_classes nor samples with "
-            "'label'. (C4 heads do not return their sampled proposals: methods that need labels want FPN heads there.)"
+            "'label'. On rows of RoIs a Pair that is built by hand wants labels='roi_heads:0'; and C4 heads do not "
+            "return their sampled proposals: methods that need labels want FPN heads there"
         ) from None
 
 

@@ -33,6 +33,7 @@ class Task:
         evaluator: (config, name of a test set) -> evaluator.
         noise: (height, width, classes, generator) -> a training sample of noise.
         finds_boxes: whether it is a detector.
+        open_set: whether it may be measured on classes that it was not trained on.
     """
 
     classes_key: str
@@ -41,6 +42,7 @@ class Task:
     evaluator: Callable[[CfgNode, str], DatasetEvaluator]
     noise: Callable[[int, int, int, torch.Generator], dict[str, Any]]
     finds_boxes: bool
+    open_set: bool = False
 
     def classes(self, cfg: CfgNode) -> int | None:
         """Return the number of classes that the model of a config is built for, if there is a key for it."""
@@ -61,7 +63,7 @@ def _detection(classes_key: str) -> Task:
     )
 
 
-def _classification(evaluator: Callable[[], DatasetEvaluator]) -> Task:
+def _classification(evaluator: Callable[[], DatasetEvaluator], *, open_set: bool = False) -> Task:
     return Task(
         "MODEL.CLASSIFIER.NUM_CLASSES",
         classification.build_train_loader,
@@ -69,6 +71,7 @@ def _classification(evaluator: Callable[[], DatasetEvaluator]) -> Task:
         lambda cfg, name: evaluator(),
         noise_with_label,
         finds_boxes=False,
+        open_set=open_set,
     )
 
 
@@ -76,7 +79,7 @@ TASKS: dict[str, Task] = {
     "GeneralizedRCNN": _detection("MODEL.ROI_HEADS.NUM_CLASSES"),
     "RetinaNet": _detection("MODEL.RETINANET.NUM_CLASSES"),
     "ImageClassifier": _classification(ClassificationEvaluator),
-    "MetricLearner": _classification(RetrievalEvaluator),
+    "MetricLearner": _classification(RetrievalEvaluator, open_set=True),
 }
 """Meta-architecture -> its task; one that is not listed is taken for a detector."""
 

@@ -1,4 +1,4 @@
-"""The fenced blocks of README.md and CONTRIBUTING.md, and how each kind is executed.
+"""The fenced blocks of README.md and other documents, and how each kind is executed.
 
 Blocks run in the order of the document, inside a folder where tiny things stand in for what the reader has (see
 `stand_ins`): a data set of six pictures of 64x80, teachers of a sixteenth of the usual width, links to this
@@ -32,7 +32,8 @@ from PIL import Image
 from det_distill.data.voc import load_voc
 from det_distill.engine import load_config
 from det_distill.recipes import load_recipe
-from tests.tiny import CLASSES, detector_cfg, save_teacher, write_voc
+from det_distill.tasks import task_of
+from tests.tiny import CLASSES, detector_cfg, save_teacher, write_image_folder, write_voc
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +50,15 @@ SMALL = {
     "DATALOADER": {"NUM_WORKERS": 0},
     "DISTILL": {"CALIBRATION_BATCHES": 2},
 }
+SMALL_CLASSIFIER = {
+    "MODEL": {
+        "RESNETS": {"DEPTH": 50, "STEM_OUT_CHANNELS": 8, "WIDTH_PER_GROUP": 4, "RES2_OUT_CHANNELS": 16},
+        "CLASSIFIER": {"NUM_CLASSES": len(CLASSES), "EMBEDDING_DIM": 6},
+    },
+    "INPUT": {"CLASSIFICATION": {"RESIZE": 0, "CROP": 8, "PAD": 1}},
+    "SOLVER": {"IMS_PER_BATCH": 8, "BASE_LR": 1e-4, "MAX_ITER": 2, "STEPS": [1], "WARMUP_ITERS": 0},
+    "DATALOADER": {"NUM_WORKERS": 0},
+}
 LAZY_SMALL = [
     "model.student.backbone.out_channels=24",
     "model.student.proposal_generator.head.in_channels=24",
@@ -56,8 +66,7 @@ LAZY_SMALL = [
     "model.student.roi_heads.box_head.fc_dims=[24]",
     "model.student.roi_heads.box_head.input_shape.channels=24",
     "model.student.roi_heads.box_predictor.input_shape.channels=24",
-    "model.pairs.box_lsh.loss.dim=24",
-    "model.pairs.box_lsh.loss.hashes=64",
+    "model.pairs.box.HASHES=64",
     "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
     "dataloader.test.mapper.augmentations.0.short_edge_length=64",
     "dataloader.train.total_batch_size=2",
@@ -79,7 +88,7 @@ class Block(NamedTuple):
     @property
     def file(self) -> str:
         """The file that the block's first line names as a comment; "" if it names none."""
-        found = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        found = re.match(r"(?:#|<!--) (\S+\.(?:py|yaml|md))\b", self.text)
         return found.group(1) if found else ""
 
     @property
@@ -108,6 +117,8 @@ def stand_ins(folder: Path) -> Path:
         (data / f"ImageSets/Main/{split}.txt").write_text((data / "ImageSets/Main/all.txt").read_text())
     Image.open(data / "JPEGImages/im000.jpg").save(folder / "photo.jpg")
     _write_coco(data, folder / "datasets/mine_coco")
+    for split in ("train", "test"):
+        write_image_folder(folder / "datasets/mine_birds" / split)
     return folder
 
 
@@ -142,8 +153,8 @@ def write_yaml(block: Block) -> None:
     if "steps" in content:
         load_recipe(block.file)
         return
-    load_config(block.file)
-    file.write_text(yaml.safe_dump(_merged(content, SMALL)))
+    detector = task_of(load_config(block.file)).finds_boxes
+    file.write_text(yaml.safe_dump(_merged(content, SMALL if detector else SMALL_CLASSIFIER)))
 
 
 def _merged(content: dict, small: dict) -> dict:
@@ -161,8 +172,9 @@ def run_command(command: str) -> None:
     """Execute one line of a bash block.
 
     Not executed as they stand: ``make`` (its target has to exist: ``make -n``), ``pip install`` (the folder has to be
-    a Python project; it would need the network), training on several GPUs and TensorBoard (arguments, or presence),
-    the benchmark scripts that take hours (``--help``), the download of ImageNet weights (random ones).
+    a Python project with that extra; it would need the network), training on several GPUs and TensorBoard (arguments,
+    or presence), the benchmark scripts that take hours (``--help``), the analyses (two iterations or batches),
+    the download of ImageNet weights (random ones).
     """
     words = shlex.split(command)
     runner = next((run for begin, run in RUNNERS.items() if command.startswith(begin)), None)
@@ -178,6 +190,11 @@ def _train(words: list[str]) -> None:
         run_tool(words[1:])
 
 
+def _analyse(words: list[str]) -> None:
+    few = {"reconstruction": "--iterations", "directions": "--batches"}
+    run_tool([*words[1:], few[words[2]], "2"])
+
+
 def _make(words: list[str]) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, env=clean, check=True, stdout=subprocess.DEVNULL)
@@ -185,7 +202,9 @@ def _make(words: list[str]) -> None:
 
 def _pip_install(words: list[str]) -> None:
     for project in words[2:]:
-        assert "[project]" in (Path(project) / "pyproject.toml").read_text()
+        folder, _, extra = project.rstrip("]").partition("[")
+        text = (Path(folder) / "pyproject.toml").read_text()
+        assert "[project]" in text and (not extra or f"\n{extra} = [" in text)
 
 
 def _python_code(words: list[str]) -> None:
@@ -212,6 +231,7 @@ RUNNERS: dict[str, Callable[[list[str]], None]] = {
     ". .venv/bin/activate": lambda words: None,
     'python -c "import torch, torchvision as tv; ': _python_code,
     "python tools/train_net.py ": _train,
+    "python tools/analyze.py ": _analyse,
     "python tools/": lambda words: run_tool(words[1:]),
     "python .venv/share/detectron2/tools/lazyconfig_train_net.py ": lambda words: run_tool(
         words[1:] + LAZY_SMALL
@@ -240,13 +260,26 @@ def run_python(block: Block) -> None:
         test()
 
 
+def _addition(block: Block) -> None:
+    """Text for another document, which the first line names; who tests that document reads it."""
+    assert (ROOT / block.file).is_file(), f"{block.document}:{block.line}: an addition to which document?"
+
+
+def config_tables(text):
+    """Key -> default of each table whose header is key, default, meaning."""
+    tables = re.findall(r"\| key \| default \| meaning \|\n\| --- \| --- \| --- \|\n((?:\|.*\n)+)", text)
+    rows = [re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| .+ \|$", table, re.MULTILINE) for table in tables]
+    assert [len(found) for found in rows] == [table.count("\n") for table in tables]
+    return [{key: yaml.safe_load(default) for key, default in found} for found in rows]
+
+
 def execute(block: Block) -> None:
     """Execute a block, or fail if nobody said how."""
     if block.language == "bash":
         for command in block.commands:
             run_command(command)
-    elif block.language in ("yaml", "python"):
-        {"yaml": write_yaml, "python": run_python}[block.language](block)
+    elif block.language in ("yaml", "python", "markdown"):
+        {"yaml": write_yaml, "python": run_python, "markdown": _addition}[block.language](block)
     else:
         pytest.fail(
             f"{block.document}:{block.line}: a block of {block.language or 'no language'} is not executed"

@@ -10,7 +10,7 @@ from det_distill import Distiller, RCNNTeacher
 from det_distill.config import complete_config, get_cfg, load_teacher, merge_options
 from det_distill.model_zoo import find_config, get_config, get_config_file, published_weights
 from det_distill.targets import Step
-from tests.tiny import batch, build, detector_cfg, distill_cfg, save_teacher
+from tests.tiny import batch, build, classifier_cfg, detector_cfg, distill_cfg, save_teacher
 
 MIMIC = {"METHOD": "FeatureMimicking", "AT": ["backbone:p3"], "ADAPTER": "auto"}
 
@@ -169,6 +169,53 @@ def test_rows_of_the_foreground_and_rows_that_the_teacher_gets_right_can_be_sele
         (value,) = model.distill[name](student, teachers["big"], Step(batch=batch())).values()
         assert 0 < keep.sum() < len(labels)
         torch.testing.assert_close(value, (own[keep] - its[keep]).square().mean())
+
+
+def with_a_second(student, first, second, pair):
+    """A student's config with two teachers."""
+    cfg = distill_cfg(student, first, {"x": pair})
+    cfg.DISTILL.TEACHERS.second = CfgNode(dict(second))
+    complete_config(cfg)
+    return cfg
+
+
+def test_rows_that_a_teacher_of_other_classes_gets_right_are_refused(teacher, tmp_path):
+    other = save_teacher(tmp_path, detector_cfg(classes=9), "nine")
+    node = {"METHOD": "FeatureMimicking", "AT": "roi_heads.box_head", "SELECT": "teacher_correct"}
+    message = "^DISTILL.PAIRS.x: SELECT 'teacher_correct' .*student has 2 classes, the teacher 9"
+    with pytest.raises(ValueError, match=message):
+        made(other, x=node)
+    cfg = with_a_second(detector_cfg(), teacher, other, {**node, "TEACHER_NAMES": ["*"]})
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)
+    merge_options(cfg, ["DISTILL.PAIRS.x.SELECT", "foreground"])
+    assert set(build_model(cfg).distill) == {"x_big", "x_second"}
+
+
+def test_teachers_whose_logits_make_one_target_must_be_of_the_students_classes_all(teacher, tmp_path):
+    other = save_teacher(tmp_path, detector_cfg(classes=9), "nine")
+    node = {"METHOD": "SoftTarget", "AT": "roi_heads.box_predictor:0", "TEACHER_NAMES": ["big", "second"]}
+    with pytest.raises(ValueError, match="^DISTILL.PAIRS.x: .* has 3 logits.* has 10"):
+        build_model(with_a_second(detector_cfg(), teacher, other, node))
+
+
+def test_an_aggregate_is_refused_where_several_teachers_make_one_target(teacher):
+    node = {"METHOD": "SoftTarget", "AT": "roi_heads.box_predictor:0", "TEACHER_NAMES": ["*"]}
+    cfg = with_a_second(detector_cfg(), teacher, teacher, {**node, "AGGREGATE": "mean"})
+    with pytest.raises(ValueError, match="^DISTILL.PAIRS.x: AGGREGATE 'mean'.*ENSEMBLE: 'none'"):
+        build_model(cfg)
+    merge_options(cfg, ["DISTILL.PAIRS.x.ENSEMBLE", "none"])
+    assert {p.weights[""] for p in build_model(cfg).distill.by_name().values()} == {0.5}
+    merge_options(cfg, ["DISTILL.PAIRS.x.ENSEMBLE", "logits", "DISTILL.PAIRS.x.AGGREGATE", "sum"])
+    assert list(build_model(cfg).distill) == ["x"]
+
+
+def test_the_foreground_of_rows_that_are_images_is_refused(tmp_path):
+    node = {"METHOD": "FeatureMimicking", "AT": "embedding", "SELECT": "foreground"}
+    with pytest.raises(ValueError, match="^DISTILL.PAIRS.x: SELECT 'foreground'.*every row is an object"):
+        build_model(
+            distill_cfg(classifier_cfg(), save_teacher(tmp_path, classifier_cfg(depth=14)), {"x": node})
+        )
 
 
 def test_a_teacher_needs_config_and_weights(teacher, tmp_path):

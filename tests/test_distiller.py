@@ -163,6 +163,32 @@ def test_what_a_file_holds_for_another_teacher_is_left_out_with_a_warning(caplog
     assert torch.equal(again.distill["h"].losses["loss"].weight, first.distill["h"].losses["loss"].weight)
 
 
+class Failing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, student, teacher, valid=None):
+        raise self.error
+
+
+class SpecialError(RuntimeError):
+    def __init__(self, text, code, /):
+        super().__init__(text, code)
+
+    def __str__(self):
+        return self.args[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), RuntimeError("odd"), SpecialError("odd", 7)])
+def test_what_a_pair_raises_in_training_names_the_pair_and_keeps_its_type(error):
+    pairs = Pairs(good=Pair("body", "body", L2()), bad=Pair("body", "body", Failing(error)))
+    model = Distiller(Classifier(), pairs, {"big": Classifier()}).train()
+    with pytest.raises(type(error), match="^pair 'bad': odd") as caught:
+        model([{"image": torch.zeros(1, 4, 5)}])
+    assert caught.value is error and error.args[1:] in ((), (7,))
+
+
 class Classifier(nn.Module):
     def __init__(self):
         super().__init__()

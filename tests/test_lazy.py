@@ -16,6 +16,7 @@ from det_distill.model_zoo import get_config_file
 from tests.tiny import build, detector_cfg, save_teacher, write_voc
 
 CONFIG = "lazy/faster_rcnn_R18_FPN_from_R50.py"
+PAIRS = ("fpn_p3_l2", "fpn_p4_l2", "box_l2", "box_lsh")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,8 @@ def overrides(tmp_path_factory):
         "model.student.roi_heads.box_head.input_shape.channels=32",
         "model.student.roi_heads.box_predictor.input_shape.channels=48",
         "model.student.roi_heads.batch_size_per_image=16",
-        "model.pairs.box_lsh.loss.dim=48",
-        "model.pairs.box_lsh.loss.hashes=64",
-        "model.pairs.p3.weight=5.0",
+        "model.pairs.box.HASHES=64",
+        "model.pairs.fpn.WEIGHT=5e-1",
         *[
             f"dataloader.{part}.dataset.names.{k}={v}"
             for part in ("train", "test")
@@ -64,14 +64,14 @@ def test_the_example_trains_evaluates_and_leaves_a_plain_students_checkpoint(ove
     """The steps of detectron2's tools/lazyconfig_train_net.py, with detectron2's own objects."""
     cfg = load(overrides)
     model = instantiate(cfg.model)
-    assert isinstance(model, Distiller) and model.distill["p3"].weights[""] == 5.0
+    assert isinstance(model, Distiller) and model.distill["fpn_p3"].weights == {"l2": 0.5}
     cfg.optimizer.params.model = model
     trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer))
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     os.makedirs(cfg.train.output_dir, exist_ok=True)
     trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))])
     trainer.train(0, cfg.train.max_iter)
-    assert {"distill_p3", "distill_p4", "distill_box_l2", "distill_box_lsh"} <= set(trainer.storage.latest())
+    assert {f"distill_{pair}" for pair in PAIRS} <= set(trainer.storage.latest())
     checkpointer.save("model_final")
     state = torch.load(Path(cfg.train.output_dir) / "model_final.pth", weights_only=False)["model"]
     plain = instantiate(load(overrides).model.student)
@@ -81,7 +81,7 @@ def test_the_example_trains_evaluates_and_leaves_a_plain_students_checkpoint(ove
 def test_a_saved_lazy_config_loads_again(overrides, tmp_path):
     LazyConfig.save(load(overrides), str(tmp_path / "config.yaml"))
     again = instantiate(LazyConfig.load(str(tmp_path / "config.yaml")).model)
-    assert set(again.distill) == {"p3", "p4", "box_l2", "box_lsh"}
+    assert set(again.distill) == {"fpn_p3", "fpn_p4", "box"}
 
 
 def test_a_student_that_is_distilled_from_yaml_takes_a_lazy_teacher(overrides, tmp_path):

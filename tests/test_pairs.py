@@ -8,7 +8,7 @@ from torch import nn
 
 from det_distill.adapters import Conv1x1, Linear
 from det_distill.alignment import align_maps
-from det_distill.losses import L2, FactorTransfer
+from det_distill.losses import L2, FactorTransfer, GradientAttention
 from det_distill.padding import image_sizes, valid_cells
 from det_distill.pairs import Pair, Pairs
 from det_distill.selection import Selection
@@ -126,6 +126,12 @@ def test_a_name_that_cannot_be_used_is_an_error(name):
         Pairs(**{name: Pair("a", "a", L2())})
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), {"": -1.0}])
+def test_a_weight_that_makes_no_sense_is_an_error(weight):
+    with pytest.raises(ValueError, match="^weight .*needs finite numbers of at least 0"):
+        Pair("a", "a", L2(), weight=weight)
+
+
 @pytest.mark.parametrize("schedule", [{"start": -1}, {"start": 4, "stop": 4}, {"warmup": -2}])
 def test_a_schedule_that_makes_no_sense_is_an_error(schedule):
     with pytest.raises(ValueError, match="schedule"):
@@ -227,13 +233,17 @@ def test_what_a_pair_needs_must_be_known_when_it_is_built():
         Pair("a", "a", Told("foreground"))
     with pytest.raises(ValueError, match="2 addresses and 1 strides"):
         Pair(["a", "b"], ["a", "b"], L2(), stride=[8])
+    with pytest.raises(ValueError, match="SELECT 'foreground': a loss of input gradients"):
+        Pair(
+            ["a", "b@input"], ["a", "b@input"], GradientAttention(), select=Selection("foreground"), classes=2
+        )
     with pytest.raises(ValueError, match="'foreground' or"):
         Selection("some")
 
 
 def test_missing_ground_truth_is_an_error_that_names_it():
     pair, rows = Pair("a", "a", Told("labels")), {"a": torch.zeros(2, 3)}
-    with pytest.raises(ValueError, match="class of each row"):
+    with pytest.raises(ValueError, match=r"class of each row.*labels='roi_heads:0'.*C4 heads"):
         pair(rows, rows, Step(batch=[{"image": None}, {"image": None}]))
     maps = {"a": torch.zeros(1, 3, 2, 2)}
     with pytest.raises(ValueError, match="ground-truth boxes"):

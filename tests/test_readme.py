@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md tell the reader to do is done here, block by block; see `tests.documents`."""
+"""What the documents tell the reader to do is done here, block by block; see `tests.documents`."""
 
 import importlib.util
 import re
@@ -14,17 +14,25 @@ from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from det_distill import methods
+from det_distill import losses, methods
 from det_distill.config import PAIR_KEYS, TEACHER_KEYS, build_student, get_cfg
 from det_distill.data import check_datasets
 from det_distill.engine import load_config
-from det_distill.methods import METHODS, method_options
-from tests.documents import ROOT, Block, blocks_of, execute, stand_ins, unchanged
-from tests.losses import test_every_loss
+from det_distill.methods import METHODS
+from det_distill.tasks import task_of
+from tests.documents import ROOT, Block, blocks_of, config_tables, execute, stand_ins, unchanged
+from tests.one_more_loss import checks_of_every_loss
+from tests.test_methods_page import (
+    METHODS_PAGE,
+    TEST_FILES,
+    faults_of_a_section,
+    faults_of_the_overview,
+    overview,
+)
 
 README = blocks_of("README.md")
-METHODS_PAGE = (ROOT / "docs/methods.md").read_text()
-SLOW = ("tools/run_recipe.py", "tools/benchmark.py", "lazyconfig_train_net.py")
+METRIC_LEARNING = blocks_of("docs/metric_learning.md")
+SLOW = ("tools/run_recipe.py", "tools/benchmark.py", "lazyconfig_train_net.py", "mine/embedding_teacher.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +58,31 @@ def marked(block):
 def test_a_block_of_the_readme_works(place, block):
     """In the order of the document: a block may need what an earlier one left."""
     execute(block)
+
+
+@pytest.mark.parametrize("block", [marked(block) for block in METRIC_LEARNING])
+def test_a_block_on_metric_learning_works(place, block):
+    """In the order of the document, and without what the README leaves."""
+    pytest.importorskip("pytorch_metric_learning")
+    execute(block)
+
+
+def test_a_metric_learner_is_measured_and_ranked_as_its_page_says(place):
+    pytest.importorskip("pytorch_metric_learning")
+    for block in METRIC_LEARNING:
+        if block.language == "yaml":
+            execute(block)
+    cfg = load_config("mine/embedding_teacher.yaml", ["MODEL.DEVICE", "cpu"])
+    evaluator = task_of(cfg).evaluator(cfg, cfg.DATASETS.TEST[0])
+    model = build_model(cfg).eval()
+    for batch in task_of(cfg).test_loader(cfg, cfg.DATASETS.TEST[0]):
+        with torch.no_grad():
+            evaluator.process(batch, model(batch))
+    page = (ROOT / "docs/metric_learning.md").read_text()
+    assert all(f"{name}`" in page for name in evaluator.evaluate()["retrieval"])
+    cfg = load_config("mine/embedding_teacher.yaml", ["MODEL.METRIC_LEARNING.SOFTMAX_WEIGHT", "1.0"])
+    losses_of_all = build_model(cfg).train()(next(iter(task_of(cfg).train_loader(cfg, lambda: 0))))
+    assert len(losses_of_all) == 4 and all(f"`{name}`" in page for name in losses_of_all)
 
 
 def test_the_story_leaves_what_it_promises(place):
@@ -93,28 +126,63 @@ def test_pairs_that_take_turns_learn_from_two_teachers(place):
     assert late.teacher_names == ("second",) and (late.start, late.warmup) == (6000, 500)
 
 
+def test_an_inherited_pair_stays_with_an_empty_mapping_and_is_switched_off_by_its_weight(place):
+    """As docs/methods.md says; and that a late START saves the computation."""
+    execute(next(block for block in README if block.file == "mine/student.yaml"))
+    teacher = {"CONFIG": "mine/teacher.yaml", "WEIGHTS": "mine/teacher.pth"}
+    hint = {"METHOD": "FitNets", "AT": ["backbone:p4"]}
+    distill = {"TEACHERS": {"big": teacher}, "PAIRS": {"hint": hint}}
+    base = {"_BASE_": "student.yaml", "MODEL": {"META_ARCHITECTURE": "Distiller"}, "DISTILL": distill}
+    Path("mine/inherited.yaml").write_text(yaml.safe_dump(base))
+
+    def values(pairs):
+        Path("mine/heir.yaml").write_text(
+            yaml.safe_dump({"_BASE_": "inherited.yaml", "DISTILL": {"PAIRS": pairs}})
+        )
+        cfg = load_config("mine/heir.yaml", ["MODEL.DEVICE", "cpu"])
+        torch.manual_seed(0)
+        return one_step(build_model(cfg), cfg)
+
+    assert values({})["distill_hint_p4"] > 0
+    assert values({"hint": {"WEIGHT": 0.0}})["distill_hint_p4"] == 0
+    assert values({"hint": {"START": 10**9}})["distill_hint_p4"] == 0
+
+
 def test_coco_data_pass_the_checks(place):
     cfg = load_config("mine/coco_student.yaml")
     check_datasets(cfg, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     assert cfg.DATASETS.TRAIN == ("coco_train",)
 
 
-def test_the_worked_example_of_contributing_is_a_method(place):
-    with unchanged(vars(methods), METHODS, sys.modules):
-        for block in blocks_of("CONTRIBUTING.md"):
+def test_the_configs_that_the_documents_name_exist():
+    for document in ("README.md", "docs/methods.md", "docs/metric_learning.md"):
+        named = re.findall(r"`(configs/[^`\s]+)`", (ROOT / document).read_text())
+        assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_worked_example_of_contributing_passes_every_check_of_the_project(place):
+    """Done as it is written there: every block, and the line of `BUILD` that the text names."""
+    execute(next(block for block in README if block.file == "mine/student.yaml"))
+    blocks = blocks_of("CONTRIBUTING.md")
+    row, section = (block.text.partition("\n")[2] for block in blocks if block.language == "markdown")
+    (line,) = re.findall(r'^`("\w+": losses\.\w+,)`', (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    with unchanged(vars(losses), vars(methods), METHODS, sys.modules):
+        losses.__all__ = [*losses.__all__]
+        for block in blocks:
             execute(block)
         cfg = load_config("mine/cosine.yaml", ["MODEL.DEVICE", "cpu"])
-        losses = one_step(build_model(cfg), cfg)
-        cosine = sys.modules["det_distill.losses.cosine"].Cosine()
-    assert 0 < losses["distill_cosine_p4"] < 2
-    for shape in test_every_loss.SHAPES.values():
-        test_every_loss.test_only_the_student_gets_a_gradient(cosine, shape)
-        test_every_loss.test_gradcheck_in_float64(cosine, shape)
-        test_every_loss.test_no_rows_and_no_cells_give_a_zero_that_is_attached_to_the_graph(
-            cosine, (0, *shape[1:])
+        values = one_step(build_model(cfg), cfg)
+        outcomes = checks_of_every_loss(line, place)
+        test_files = {*TEST_FILES, *(Path(b.file).name for b in blocks if b.file.startswith("tests/losses/"))}
+        assert faults_of_the_overview(METHODS_PAGE, test_files) == ["Cosine: it has no row"]
+        last = overview(METHODS_PAGE)[-1][0]
+        text = re.sub(
+            rf"^(\| {re.escape(last)}.*\n)", lambda m: m.group() + row, METHODS_PAGE, flags=re.MULTILINE
         )
-        test_every_loss.test_all_zero_features_give_finite_values_and_gradients(cosine, shape, "both")
-        test_every_loss.test_half_precision_inputs_are_computed_in_float32(cosine, shape, torch.bfloat16)
+        assert not faults_of_the_overview(text, test_files)
+        assert not faults_of_a_section(f"{text}\n{section}", "Cosine")
+    assert 0 < values["distill_cosine_p4"] < 2
+    assert {name: found for name, found in outcomes.items() if found != {"passed"}} == {}
 
 
 @pytest.mark.parametrize(
@@ -123,14 +191,6 @@ def test_the_worked_example_of_contributing_is_a_method(place):
 def test_a_block_that_nobody_can_execute_fails(block):
     with pytest.raises((AssertionError, pytest.fail.Exception), match="does not know|is not executed"):
         execute(block)
-
-
-def config_tables(text):
-    """Key -> default of each table whose header is key, default, meaning."""
-    tables = re.findall(r"\| key \| default \| meaning \|\n\| --- \| --- \| --- \|\n((?:\|.*\n)+)", text)
-    rows = [re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| .+ \|$", table, re.MULTILINE) for table in tables]
-    assert [len(found) for found in rows] == [table.count("\n") for table in tables]
-    return [{key: yaml.safe_load(default) for key, default in found} for found in rows]
 
 
 def flat(node, prefix=""):
@@ -149,18 +209,15 @@ def test_the_config_tables_list_every_key_with_its_default():
     assert config_tables((ROOT / "README.md").read_text()) == expected
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_a_section_with_its_options_and_their_defaults(name):
-    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", METHODS_PAGE, re.MULTILINE | re.DOTALL))
-    options = {k.upper(): v for k, v in method_options(name).items()}
-    assert config_tables(sections[name]) == ([options] if options else [])
+def test_the_page_on_metric_learning_lists_every_key_with_its_default():
+    cfg = get_cfg()
+    expected = [flat(cfg.MODEL.METRIC_LEARNING), flat(cfg.DATALOADER.IDENTITY_SAMPLER)]
+    assert config_tables((ROOT / "docs/metric_learning.md").read_text()) == expected
 
 
-def test_the_page_of_methods_lists_no_method_that_does_not_exist():
-    assert set(re.findall(r"^### (\w+)$", METHODS_PAGE, re.MULTILINE)) == set(METHODS)
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/methods.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/methods.md", "docs/metric_learning.md"]
+)
 def test_links_lead_to_files_that_exist(document):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())
     folder = (ROOT / document).parent

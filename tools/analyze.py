@@ -5,6 +5,7 @@
     python tools/analyze.py directions --config-file CONFIG --student NAME=WEIGHTS ... [KEY VALUE ...]
 
 reconstruction: how hard the features of finished networks are to reconstruct at one address (the analysis of FEED).
+Where a training diverges, the others are reported, its errors are nan, and the exit status is 1.
 directions: whether students have their teacher's directions, its lengths, or both, at the pairs of a distillation.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,13 +123,21 @@ def _shared_options(p: argparse.ArgumentParser, data: str, folder: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make one report: print it, write it."""
     args = parser().parse_args(arguments)
-    for name in ("iterations", "batches"):
-        if getattr(args, name, 1) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: must be at least 1")
+    _check_numbers(args)
     new_figure(1, 1)  # matplotlib's absence is to be known now, not after the work
     for logger in ("detectron2", "fvcore"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     {"reconstruction": _reconstruction, "directions": _directions}[args.report](args)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raise a ValueError that names the option whose number makes no sense."""
+    least = {"iterations": 1, "batches": 1, "batch": 1, "seed": 0}
+    for name, number in vars(args).items():
+        if name in least and number is not None and number < least[name]:
+            raise ValueError(f"--{name} {number}: must be at least {least[name]}")
+        if name in ("rate", "lr") and not (number > 0 and math.isfinite(number)):
+            raise ValueError(f"--{name} {number:g}: must be above 0 and finite")
 
 
 def _reconstruction(args: argparse.Namespace) -> None:
@@ -156,6 +166,13 @@ def _reconstruction(args: argparse.Namespace) -> None:
     files = write_curves(curves, folder / "reconstruction.csv"), folder / "reconstruction.png"
     draw_curves(curves, files[1], address=args.at, p=args.p)
     print(f"Wrote {files[0]} and {files[1]}")
+    diverged = [curve.network for curve in curves if curve.diverged]
+    if diverged:
+        raise ValueError(
+            f"the training of the auto-encoder diverged for {', '.join(diverged)} ({len(diverged)} of {len(curves)}); "
+            f"the other networks' results are kept. Lower the learning rate (--lr, now {args.lr:g}) or train on the "
+            "scaled error (--scaled), for all networks alike"
+        )
 
 
 def _directions(args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from det_distill.engine import load_config
-from det_distill.export import ExportError, StudentExport, export_student
+from det_distill.export import ExportError, StudentExport, export_student, usage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,16 +59,7 @@ def _report(export: StudentExport) -> str:
         difference = export.differences.get(name)
         check = "" if difference is None else f"  loaded again: largest output difference {difference:g}"
         lines.append(f"  {name:22}{size / 1e6:9.2f} MB{check}")
-    module = "det_distill" if export.needs_det_distill else "detectron2.config"
-    return "\n".join(
-        [
-            *lines,
-            "Use it in Python:",
-            f"  from {module} import get_cfg; from detectron2.engine import DefaultPredictor",
-            f"  cfg = get_cfg(); cfg.merge_from_file({str(export.folder / 'config.yaml')!r})",
-            '  found = DefaultPredictor(cfg)(image)["instances"]  # image: (H, W, 3), 0 to 255, BGR',
-        ]
-    )
+    return "\n".join([*lines, "Use it in Python:", *(f"  {line}" for line in usage(export))])
 
 
 if __name__ == "__main__":

@@ -36,14 +36,22 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 class Curve(NamedTuple):
-    """The error of one network's paraphraser in each iteration: mean over all elements, and divided by the spread."""
+    """The error of one network's paraphraser in each iteration: mean over all elements, and divided by the spread.
+
+    A training that diverged ends there: the last errors are NaN.
+    """
 
     network: str
     raw: tuple[float, ...]
     scaled: tuple[float, ...]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the error stopped being a number in the last iteration."""
+        return math.isnan(self.raw[-1])
+
     def final(self) -> tuple[float, float]:
-        """Raw and scaled error, averaged over the last tenth of the iterations."""
+        """Raw and scaled error, averaged over the last tenth of the iterations; NaN of a training that diverged."""
         last = max(1, len(self.raw) // 10)
         return float(np.mean(self.raw[-last:])), float(np.mean(self.scaled[-last:]))
 
@@ -64,7 +72,7 @@ def reconstruction_curve(
     """Train a new paraphraser on the frozen network's eval-mode features, one iteration a batch.
 
     Plain SGD with momentum 0.9 and weight decay 5e-4, constant learning rate. Two networks whose features have as many
-    channels get paraphrasers with the same initial weights.
+    channels get paraphrasers with the same initial weights. Training stops where the error is no longer finite.
 
     Args:
         name: for the report.
@@ -81,7 +89,7 @@ def reconstruction_curve(
 
     Raises:
         AddressError: no such address.
-        ValueError: no map is there, no batch, or the training diverged.
+        ValueError: no map is there, or no batch.
     """
     iterator = iter(batches)
     first = next(iterator, None)
@@ -109,11 +117,9 @@ def reconstruction_curve(
         loss.backward()
         optimizer.step()
         trained.append(float(loss.detach()))
-        if not math.isfinite(trained[-1]):
-            raise ValueError(
-                f"{name}: the reconstruction error became {trained[-1]} in iteration {len(trained)}: lower the "
-                f"learning rate (--lr, now {lr:g}) or train on the scaled error (--scaled), for all networks alike"
-            )
+        if not math.isfinite(trained[-1] + other[-1]):
+            trained[-1] = other[-1] = math.nan
+            break
     raw, relative = (other, trained) if scaled else (trained, other)
     return Curve(name, tuple(raw), tuple(relative))
 
@@ -138,30 +144,36 @@ def curves_text(curves: Sequence[Curve]) -> str:
     lines = [f"{'network':{width}}  {'raw':>10}  {'scaled':>10}"]
     for curve in curves:
         raw, scaled = curve.final()
-        lines.append(f"{curve.network:{width}}  {raw:10.4g}  {scaled:10.4g}")
-    count = max(1, len(curves[0].raw) // 10)
+        note = f"  diverged in iteration {len(curve.raw)}" if curve.diverged else ""
+        lines.append(f"{curve.network:{width}}  {raw:10.4g}  {scaled:10.4g}{note}")
+    count = max(1, max(len(curve.raw) for curve in curves) // 10)
     return "\n".join(
         [*lines, "", f"Reconstruction errors, mean of the last {count} iterations; compare 'scaled'."]
     )
 
 
 def write_curves(curves: Sequence[Curve], path: str | Path) -> Path:
-    """Write a CSV of a line for each network and iteration: network, iteration (from 1), raw, scaled."""
+    """Write a CSV of a line for each network and iteration: network, iteration (from 1), raw, scaled, note.
+
+    The last line of a training that diverged has ``nan`` twice and the note ``diverged``; the note is else empty.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["network", "iteration", "raw", "scaled"])
+        table.writerow(["network", "iteration", "raw", "scaled", "note"])
         for curve in curves:
             for iteration, errors in enumerate(zip(curve.raw, curve.scaled, strict=True), 1):
-                table.writerow([curve.network, iteration, *(f"{e:.6g}" for e in errors)])
+                note = "diverged" if math.isnan(errors[0]) else ""
+                table.writerow([curve.network, iteration, *(f"{e:.6g}" for e in errors), note])
     return path
 
 
 def draw_curves(curves: Sequence[Curve], path: str | Path, *, address: str, p: int = 1) -> Path:
     """Write a PNG of two panels with logarithmic axes: raw error and scaled error over the iterations.
 
-    Pale: every iteration's value. Full: the mean over a window of a twentieth of the iterations.
+    Pale: every iteration's value. Full: the mean over a window of a twentieth of the iterations. A training that
+    diverged ends there, and the legend says so.
     """
     figure = new_figure(11, 4.6)
     axes = figure.subplots(1, 2)
@@ -176,7 +188,7 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, address: str, p: i
             style = ("-", "--", ":")[number // len(COLOURS) % 3]
             iterations, smooth = _smoothed(errors)
             axis.plot(range(1, len(errors) + 1), errors, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(iterations, smooth, color=colour, linestyle=style, linewidth=2, label=curve.network)
+            axis.plot(iterations, smooth, color=colour, linestyle=style, linewidth=2, label=_label(curve))
         axis.set_yscale("log")
         low, high = axis.get_ylim()
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -190,6 +202,10 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, address: str, p: i
     columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return save_figure(figure, path)
+
+
+def _label(curve: Curve) -> str:
+    return f"{curve.network} (diverged)" if curve.diverged else curve.network
 
 
 def _minor_label(value: float, _: int, *, digits: str) -> str:

@@ -26,6 +26,7 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.INPUT.CLASSIFICATION.RESIZE = 0
     # keep decoded (and resized) training images in memory
     cfg.INPUT.CLASSIFICATION.CACHE = False
-    # name: {ROOT: a folder with a folder of images per class, CLASSES: [] (those that are there, sorted)}
+    # name: {ROOT: a folder with a folder of images per class, CLASSES: [] (those that are there, sorted),
+    # QUERIES: another such folder, whose images search those of ROOT in retrieval ("": every one searches all others)}
     cfg.DATASETS.IMAGES = CfgNode(new_allowed=True)
     add_cifar_resnet_config(cfg)

@@ -20,7 +20,8 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBo
 
 
 class ClassificationMapper:
-    """Reads ``file_name`` and adds ``image``, uint8 (C, H, W), and its ``format`` to a dict.
+    """Reads ``file_name`` and adds ``image``, uint8 (C, H, W), and its ``format`` to a dict, which keeps its own keys:
+    ``image_id``, ``label`` and, of a set with queries and a gallery, ``role``.
 
     Args:
         image_format: "RGB" or "BGR", the order of the channels.

@@ -15,7 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_datasets(
-    cfg: CfgNode, num_classes: int | None, *, classes_key: str = "MODEL.ROI_HEADS.NUM_CLASSES"
+    cfg: CfgNode,
+    num_classes: int | None,
+    *,
+    classes_key: str = "MODEL.ROI_HEADS.NUM_CLASSES",
+    other_test_classes: bool = False,
 ) -> None:
     """Load every dataset of DATASETS.TRAIN and DATASETS.TEST once and compare it with the model.
 
@@ -26,6 +30,7 @@ def check_datasets(
         cfg: a config with DATASETS.TRAIN and DATASETS.TEST, its own datasets registered.
         num_classes: the number of foreground classes that the model is built for; None: it has none.
         classes_key: the config key to name in the message when the numbers differ.
+        other_test_classes: test sets may have classes of their own, as identities that retrieval has not seen.
 
     Raises:
         DatasetError: a name is not registered (lists the nearest names), files are missing, a dataset is
@@ -33,6 +38,8 @@ def check_datasets(
     """
     names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     classes = {name: _checked_classes(name) for name in names}
+    if other_test_classes:
+        classes = {name: classes[name] for name in cfg.DATASETS.TRAIN}
     for name, found in classes.items():
         if num_classes is not None and len(found) != num_classes:
             raise DatasetError(

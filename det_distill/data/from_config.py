@@ -11,7 +11,7 @@ from det_distill.data.voc import register_voc
 
 _VOC_KEYS = {"ROOT": "root", "SPLIT": "split", "CLASSES": "classes", "DIFFICULT": "difficult"}
 _COCO_KEYS = {"JSON": "json", "IMAGES": "images"}
-_IMAGES_KEYS = {"ROOT": "root", "CLASSES": "classes"}
+_IMAGES_KEYS = {"ROOT": "root", "CLASSES": "classes", "QUERIES": "queries"}
 
 
 def register_from_config(cfg: CfgNode) -> None:
@@ -20,7 +20,7 @@ def register_from_config(cfg: CfgNode) -> None:
         DATASETS:
           VOC:  {cells_train: {ROOT: "datasets/BCCD", SPLIT: "trainval", CLASSES: [], DIFFICULT: "keep"}}
           COCO: {my_train: {JSON: "my/train.json", IMAGES: "my/train"}}
-          IMAGES: {cifar10_train: {ROOT: "cifar10/train", CLASSES: []}}
+          IMAGES: {cifar10_train: {ROOT: "cifar10/train", CLASSES: []}, shoes: {ROOT: "gallery", QUERIES: "queries"}}
 
     Calling it again with the same entries changes nothing.
 

@@ -3,5 +3,6 @@
 from .check import ExportError
 from .plain_config import needs_det_distill, plain_config
 from .student import StudentExport, export_student
+from .usage import usage
 
-__all__ = ["ExportError", "StudentExport", "export_student", "needs_det_distill", "plain_config"]
+__all__ = ["ExportError", "StudentExport", "export_student", "needs_det_distill", "plain_config", "usage"]

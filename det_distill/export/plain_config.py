@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from ..classification import ImageClassifier
 from ..config import get_cfg
 
 __all__ = ["needs_det_distill", "plain_config", "read_plain_config"]
@@ -18,8 +19,9 @@ __all__ = ["needs_det_distill", "plain_config", "read_plain_config"]
 def plain_config(cfg: CfgNode) -> CfgNode:
     """Return the config of the student of `cfg` alone.
 
-    ``MODEL.META_ARCHITECTURE`` is the student's. Keys that detectron2 lacks are dropped, except those below
-    ``MODEL`` that differ from det_distill's defaults: those say how the student is built.
+    ``MODEL.META_ARCHITECTURE`` is the student's. Keys that detectron2 lacks are dropped, except those that differ from
+    det_distill's defaults below ``MODEL``, which say how the student is built, and, of a classifier, in
+    ``INPUT.CLASSIFICATION``, which says how its images are prepared.
 
     Raises:
         ValueError: `cfg` trains paraphrasers, which are no student.
@@ -33,18 +35,27 @@ def plain_config(cfg: CfgNode) -> CfgNode:
         )
     if plain.MODEL.META_ARCHITECTURE == "Distiller":
         plain.MODEL.META_ARCHITECTURE = plain.DISTILL.STUDENT_ARCHITECTURE
-    _drop_unknown(plain, get_detectron2_cfg(), get_cfg(), ())
+    kept = ("MODEL", "INPUT") if builds(plain.MODEL.META_ARCHITECTURE, ImageClassifier) else ("MODEL",)
+    _drop_unknown(plain, get_detectron2_cfg(), get_cfg(), (), kept)
     return plain
 
 
-def _drop_unknown(node: CfgNode, known: Mapping[str, Any], defaults: Any, path: tuple[str, ...]) -> None:
+def builds(architecture: str, kind: type) -> bool:
+    """Whether a ``MODEL.META_ARCHITECTURE`` names a class that is `kind` or derived from it."""
+    builder = META_ARCH_REGISTRY.get(architecture)
+    return isinstance(builder, type) and issubclass(builder, kind)
+
+
+def _drop_unknown(
+    node: CfgNode, known: Mapping[str, Any], defaults: Any, path: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
     for key in list(node):
         default = defaults.get(key) if isinstance(defaults, Mapping) else None
         if key not in known:
-            if path[:1] != ("MODEL",) or node[key] == default:
+            if not path or path[0] not in kept or node[key] == default:
                 del node[key]
         elif isinstance(node[key], CfgNode) and isinstance(known[key], CfgNode):
-            _drop_unknown(node[key], known[key], default, (*path, key))
+            _drop_unknown(node[key], known[key], default, (*path, key), kept)
 
 
 def needs_det_distill(plain: CfgNode) -> bool:

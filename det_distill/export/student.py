@@ -34,12 +34,14 @@ class StudentExport:
         differences: file name -> largest absolute difference between the outputs of the model and of a new
             one that was loaded from the file; 0 for every file.
         needs_det_distill: the student has parts that stock detectron2 lacks.
+        architecture: its ``MODEL.META_ARCHITECTURE``.
     """
 
     folder: Path
     sizes: dict[str, int]
     differences: dict[str, float]
     needs_det_distill: bool
+    architecture: str
 
 
 def export_student(
@@ -89,7 +91,7 @@ def export_student(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sizes = {name: (folder / name).stat().st_size for name in _FILES}
-    return StudentExport(folder, sizes, differences, needs_det_distill(plain))
+    return StudentExport(folder, sizes, differences, needs_det_distill(plain), plain.MODEL.META_ARCHITECTURE)
 
 
 def _check_replaceable(folder: Path) -> None:

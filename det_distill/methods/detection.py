@@ -34,8 +34,10 @@ def masked_generation(
         reduction: ``"sum"`` over an image's elements, or their ``"mean"``.
 
     Raises:
-        ValueError: an unknown choice, or a ratio outside of [0, 1).
+        ValueError: an unknown choice, vectors, or a ratio outside of [0, 1).
     """
+    for side in (student, teacher):
+        side.need_maps("MaskedGeneration")
     adapter = Generation(student.channels, teacher.channels, ratio=ratio, mask=mask)
     return Parts(MaskedGeneration(reduction), adapter)
 
@@ -110,9 +112,10 @@ def review_fusion(student: Side, teacher: Side, *, mid_channels: int = 0) -> Par
         mid_channels: channels that flow between the levels; 0: the student's coarsest level's, at most 512.
 
     Raises:
-        ValueError: coarser levels before finer ones, or a model does not declare its channels.
+        ValueError: coarser levels before finer ones, vectors, or a model does not declare its channels.
     """
     for side in (student, teacher):
+        side.need_maps("ReviewFusion")
         strides = [spec.stride for spec in side.specs if spec.stride is not None]
         if strides != sorted(strides):
             raise ValueError(

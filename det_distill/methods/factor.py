@@ -47,10 +47,12 @@ def factor_transfer(
         paraphraser: checkpoint of the ``ParaphraserPretrainer``.
 
     Raises:
-        ValueError: no file is named, or it does not fit this teacher, this address and these options; an unknown kind;
-            no translator where the student's map has another shape than the factor.
+        ValueError: vectors; no file is named, or it does not fit this teacher, this address and these options; an
+            unknown kind; no translator where the student's map has another shape than the factor.
         FileNotFoundError: the file does not exist.
     """
+    for side in (student, teacher):
+        side.need_maps("FactorTransfer")
     frozen = None
     if paraphraser_kind != "none":
         frozen = trained_paraphraser(

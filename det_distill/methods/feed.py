@@ -37,6 +37,11 @@ def feed(
         teacher: one teacher's map.
         reduction: of `FactorTransfer`; ``"scaled"`` makes one weight mean the same on maps of every size.
         translator_batch_norm: whether the translators have batch normalisation.
+
+    Raises:
+        ValueError: vectors, or a model that does not declare its channels.
     """
+    for side in (student, teacher):
+        side.need_maps("FEED")
     translator = Translator(student.channels, teacher.channels, batch_norm=translator_batch_norm)
     return Parts(FactorTransfer(p=1, reduction=reduction), translator)

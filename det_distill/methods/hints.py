@@ -44,7 +44,7 @@ def fitnets(
             ``"linear"``.
 
     Raises:
-        ValueError: an unknown regressor, or one for vectors on a map.
+        ValueError: an unknown regressor, one for vectors on a map, or one for maps on vectors.
     """
     if regressor == "auto":
         return Parts(L2(), channel_adapter(student, teacher, "auto"))
@@ -54,4 +54,6 @@ def fitnets(
         raise ValueError(
             f"{student.address!r} is a map, and REGRESSOR 'linear' takes vectors: choose 'conv1x1', its like for maps"
         )
+    if regressor != "linear":
+        student.need_maps(f"FitNets with REGRESSOR {regressor!r}")
     return Parts(L2(), REGRESSORS[regressor](student.channels, teacher.channels))

@@ -30,9 +30,11 @@ def attention_transfer(
             on maps of every size.
 
     Raises:
-        ValueError: an unknown choice, or several addresses for one pair.
+        ValueError: an unknown choice, vectors, or several addresses for one pair.
     """
-    _ = student.address, teacher.address  # of several this raises
+    for side in (student, teacher):
+        side.need_maps("AttentionTransfer")
+        _ = side.address  # of several this raises
     return Parts(AttentionTransfer(map, p, outer))
 
 
@@ -47,9 +49,11 @@ def channel_wise(student: Side, teacher: Side, *, temperature: float = 1.0, adap
             ``"linear"`` (always) or ``"none"``.
 
     Raises:
-        ValueError: an unknown choice, or a temperature that is not above zero.
+        ValueError: an unknown choice, vectors, or a temperature that is not above zero.
     """
-    return Parts(ChannelWise(temperature), channel_adapter(student, teacher, adapter))
+    for side in (student, teacher):
+        side.need_maps("ChannelWise")
+    return Parts(ChannelWise(temperature), channel_adapter(student, teacher, adapter, maps=True))
 
 
 def pearson(student: Side, teacher: Side, *, adapter: str = "auto") -> Parts:

@@ -72,10 +72,14 @@ def feature_mimicking(
             and leaves the zeros outside the map zero, as on the teacher's side.
 
     Raises:
-        ValueError: neither term is on, an unknown choice, or no classifier to take the default `std` from.
+        ValueError: neither term is on, an unknown choice, neighbourhoods of vectors, or no classifier to take the
+            default `std` from.
     """
     if not (l2 or lsh):
         raise ValueError("feature mimicking with L2: False and LSH: False has no loss; switch one on")
+    if neighbourhood:
+        for side in (student, teacher):
+            side.need_maps("FeatureMimicking with NEIGHBOURHOOD")
     losses: dict[str, nn.Module] = {}
     if l2:
         losses["l2"] = L2()

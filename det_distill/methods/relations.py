@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from ..adapters import Conv1x1, Each
 from ..losses import FSP, FlipSymmetry, GradientAttention
+from ..targets import is_detector
 from .sides import Parts, Side
 
 
@@ -25,12 +28,13 @@ def fsp(
             the student's maps, to the teacher's channels.
 
     Raises:
-        ValueError: not two addresses a side, channels that differ without an adapter, an unknown choice.
+        ValueError: not two addresses a side, vectors, channels that differ without an adapter, an unknown choice.
     """
     if adapter not in ("none", "linear"):
         raise ValueError(f"ADAPTER {adapter!r}: choose 'none' or 'linear'")
     for side in (student, teacher):
         _two_addresses(side, "FSP", "[backbone:res2, backbone:res3]")
+        side.need_maps("FSP")
     own, its = ([spec.channels for spec in side.specs] for side in (student, teacher))
     if adapter == "none" and any(s and t and s != t for s, t in zip(own, its, strict=True)):
         raise ValueError(
@@ -52,10 +56,11 @@ def gradient_attention(student: Side, teacher: Side) -> Parts:
         teacher: the same in the teacher.
 
     Raises:
-        ValueError: other addresses.
+        ValueError: other addresses, a detector, or models that want different pixels (`check_pixels`).
     """
     _logits_and_input(student, "GradientAttention")
     _logits_and_input(teacher, "GradientAttention")
+    check_pixels(student, teacher)
     return Parts(GradientAttention())
 
 
@@ -67,7 +72,7 @@ def flip_symmetry(student: Side, teacher: Side | None) -> Parts:
         teacher: not used; None.
 
     Raises:
-        ValueError: other addresses.
+        ValueError: other addresses, or a detector.
     """
     _logits_and_input(student, "FlipSymmetry")
     return Parts(FlipSymmetry())
@@ -84,6 +89,34 @@ def _logits_and_input(side: Side, method: str) -> None:
             f"{method} differentiates logits with respect to an input: its addresses are of the form {example}, not "
             f"[{', '.join(side.addresses)}]"
         )
+    if is_detector(side.model):
+        raise ValueError(
+            f"{method} differentiates the class logits of images, and {type(side.model).__name__} is a detector, which "
+            "has none: use it with classifiers"
+        )
+
+
+def check_pixels(student: Side, teacher: Side) -> None:
+    """Compare what the two models make of an image, as far as they say: gradients are with respect to that.
+
+    Raises:
+        ValueError: another order of channels, another number of them or another normalisation.
+    """
+    for name, key in {
+        "input_format": "INPUT.FORMAT",
+        "pixel_mean": "MODEL.PIXEL_MEAN",
+        "pixel_std": "MODEL.PIXEL_STD",
+    }.items():
+        own, its = (_listed(getattr(side.model, name, None)) for side in (student, teacher))
+        if own is not None and its is not None and own != its:
+            raise ValueError(
+                f"GradientAttention compares gradients with respect to the pixels that the models get, and the "
+                f"student's {key} is {own}, the teacher's {its}: take a teacher that was trained with the student's"
+            )
+
+
+def _listed(value: Any) -> Any:
+    return value.flatten().tolist() if isinstance(value, Tensor) else value
 
 
 def _two_addresses(side: Side, method: str, example: str) -> None:

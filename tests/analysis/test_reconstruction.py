@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -103,13 +104,40 @@ def test_an_address_without_a_map_is_told_with_what_is_wanted(address, message):
         reconstruction_curve("net", network, address, [batch()])
 
 
-def test_vectors_no_batches_and_divergence_are_told():
+def test_vectors_and_no_batches_are_told():
     with pytest.raises(ValueError, match=r"\(2, 100\); a paraphraser needs a feature map"):
         reconstruction_curve("net", Teacher(Blocks()), "vector", maps(1))
     with pytest.raises(ValueError, match="no batch"):
         curve(count=0)
-    with pytest.raises(ValueError, match=r"net: .* became .*--lr, now 1e\+20.*--scaled"):
-        curve(lr=1e20)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_training_that_diverges_ends_there_with_errors_that_are_no_numbers(scaled):
+    found = curve(lr=1e20, scaled=scaled)
+    assert found.diverged and len(found.raw) == len(found.scaled) < 12
+    assert all(math.isnan(e) for e in (found.raw[-1], found.scaled[-1], *found.final()))
+    assert all(math.isfinite(e) for e in found.raw[:-1] + found.scaled[:-1])
+    assert not curve().diverged
+
+
+def test_a_diverged_network_stands_in_table_csv_and_picture_beside_the_others(tmp_path, monkeypatch):
+    curves = [Curve("good", (4.0,) * 30, (1.0,) * 30), Curve("bad", (9.0, math.nan), (2.0, math.nan))]
+    for listed in (curves, curves[::-1]):
+        text = curves_text(listed)
+        assert re.search(r"^good +4 +1$", text, re.M) and re.search(
+            r"^bad +nan +nan  diverged in iteration 2$", text, re.M
+        )
+        assert "last 3 iterations" in text
+    with open(write_curves(curves, tmp_path / "r.csv")) as file:
+        rows = list(csv.reader(file))
+    assert rows[-2:] == [["bad", "1", "9", "2", ""], ["bad", "2", "nan", "nan", "diverged"]]
+    figures = []
+    monkeypatch.setattr(reconstruction, "save_figure", lambda figure, path: figures.append(figure))
+    for listed in (curves, [Curve("bad", (math.nan,), (math.nan,))]):
+        draw_curves(listed, tmp_path / "r.png", address="x")
+    for figure in figures:
+        figure.savefig(tmp_path / "r.png")
+    assert [t.get_text() for t in figures[0].legends[0].get_texts()] == ["good", "bad (diverged)"]
 
 
 def test_the_last_error_is_the_mean_of_the_last_tenth():
@@ -123,9 +151,9 @@ def test_the_csv_has_a_line_for_each_network_and_iteration(tmp_path):
     curves = [Curve("a", (4.0, 2.0), (1.0, 0.5)), Curve("b, c", (3.0, 3.0), (0.25, 0.125))]
     with open(write_curves(curves, tmp_path / "sub" / "r.csv")) as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["network", "iteration", "raw", "scaled"]
-    assert rows[1:3] == [["a", "1", "4", "1"], ["a", "2", "2", "0.5"]]
-    assert rows[3:] == [["b, c", "1", "3", "0.25"], ["b, c", "2", "3", "0.125"]]
+    assert rows[0] == ["network", "iteration", "raw", "scaled", "note"]
+    assert rows[1:3] == [["a", "1", "4", "1", ""], ["a", "2", "2", "0.5", ""]]
+    assert rows[3:] == [["b, c", "1", "3", "0.25", ""], ["b, c", "2", "3", "0.125", ""]]
 
 
 def test_the_picture_has_two_logarithmic_panels_and_names_every_network(tmp_path, monkeypatch):
@@ -236,6 +264,50 @@ def test_the_tool_compares_two_detectors_and_writes_what_it_prints(tmp_path, dat
     assert f"{float(rows[2]['raw']):.4g}" in printed and f"{float(rows[5]['scaled']):.4g}" in printed
     with Image.open(tmp_path / "out" / "reconstruction.png") as picture:
         assert picture.format == "PNG" and picture.width > 1.5 * picture.height
+
+
+def test_a_network_that_diverges_leaves_the_others_results_and_an_exit_that_says_so(
+    tmp_path, data, monkeypatch, capsys
+):
+    good, loud = save_teacher(tmp_path, data, "good"), save_teacher(tmp_path, data, "loud")
+    state = torch.load(loud["WEIGHTS"])
+    state["model"]["backbone.fpn_output3.weight"] *= 1e12
+    torch.save(state, loud["WEIGHTS"])
+    networks = [f"--network={n}={t['CONFIG']}:{t['WEIGHTS']}" for n, t in (("loud", loud), ("good", good))]
+    options = ["--at", "backbone:p3", "--iterations", 4, "--lr", 0.01, "--output", tmp_path / "out"]
+    with pytest.raises(
+        SystemExit, match=r"^analyze.py: .* diverged for loud \(1 of 2\).*--lr, now 0.01"
+    ) as end:
+        run(monkeypatch, *networks, *options)
+    assert end.value.code  # a text: the exit status is 1
+    with open(tmp_path / "out" / "reconstruction.csv") as file:
+        rows = list(csv.DictReader(file))
+    good_rows = [r for r in rows if r["network"] == "good"]
+    assert [r["iteration"] for r in good_rows] == ["1", "2", "3", "4"]
+    assert all(math.isfinite(float(r["raw"])) and not r["note"] for r in good_rows)
+    assert [r["note"] for r in rows if r["network"] == "loud"][-1] == "diverged"
+    assert "diverged in iteration" in capsys.readouterr().out
+    assert (tmp_path / "out" / "reconstruction.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "number"),
+    [
+        *[(o, n) for o in ("--batch", "--iterations") for n in ("0", "-1")],
+        ("--seed", "-1"),
+        *[(o, n) for o in ("--lr", "--rate") for n in ("0", "-0.5", "nan", "inf")],
+    ],
+)
+def test_a_number_that_makes_no_sense_is_told_with_its_option(monkeypatch, option, number):
+    with pytest.raises(SystemExit, match=f"^analyze.py: {option} {number}: must be (at least [01]|above 0)"):
+        run(monkeypatch, "--network", "a=b.yaml:c.pth", "--at", "x", f"{option}={number}")
+
+
+def test_the_other_reports_number_of_batches_is_told_too(monkeypatch):
+    arguments = ["directions", "--config-file", "a.yaml", "--student", "b=c.pth", "--batches", "0"]
+    monkeypatch.setattr(sys, "argv", [TOOL, *arguments])
+    with pytest.raises(SystemExit, match=r"^analyze.py: --batches 0: must be at least 1"):
+        runpy.run_path(TOOL, run_name="__main__")
 
 
 def test_the_tool_takes_classifiers(tmp_path, monkeypatch, capsys):

@@ -76,6 +76,10 @@ def test_a_config_registers_it_however_often(root):
         ({"ROOT": "a", "SPLIT": "b"}, r"unknown keys \['SPLIT'\]"),
         ({"ROOT": "a", "CLASSES": ["cat", "cat"]}, r"\['cat'\] are listed more than once"),
         ({"ROOT": "a", "CLASSES": [1]}, "must be a list of class names"),
+        ({"ROOT": "a", "QUERIES": ["b"]}, "QUERIES must be a text"),
+        ({"ROOT": "a", "QUERIES": "a/query"}, "two folders side by side, neither within the other"),
+        ({"ROOT": "a/gallery", "QUERIES": "a"}, "two folders side by side"),
+        ({"ROOT": "a", "QUERIES": "a"}, "two folders side by side"),
     ],
 )
 def test_a_wrong_entry_is_an_error_that_names_it(entry, message):
@@ -127,3 +131,6 @@ def test_training_and_test_folders_with_other_classes_do_not_go_together(root, t
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes",), ("other",)
     with pytest.raises(DatasetError, match="do not have the same classes in the same order"):
         check_datasets(cfg, 2, classes_key="MODEL.CLASSIFIER.NUM_CLASSES")
+    check_datasets(cfg, 2, other_test_classes=True)  # identities that were not seen
+    with pytest.raises(DatasetError, match="the model is built for 3"):
+        check_datasets(cfg, 3, other_test_classes=True)

@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 
 from det_distill import get_cfg
 from det_distill.export import needs_det_distill, plain_config
-from tests.tiny import detector_cfg, distill_cfg
+from tests.tiny import classifier_cfg, detector_cfg, distill_cfg
 
 PAIRS = {"ft": {"METHOD": "FactorTransfer", "AT": ["backbone:p3"]}}
 
@@ -55,6 +55,13 @@ def test_a_backbone_of_det_distill_keeps_its_own_options_and_says_whom_it_needs(
     again = get_cfg()
     again.merge_from_file(str(tmp_path / "config.yaml"))
     assert again.MODEL.VGG == cfg.MODEL.VGG and again.MODEL.BACKBONE == cfg.MODEL.BACKBONE
+
+
+def test_a_classifier_keeps_how_its_images_are_prepared_and_a_detector_has_no_such_keys():
+    cfg = classifier_cfg()
+    assert plain_config(cfg).INPUT.CLASSIFICATION == cfg.INPUT.CLASSIFICATION
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    assert "CLASSIFICATION" not in plain_config(cfg).INPUT
 
 
 def test_a_config_that_trains_paraphrasers_is_no_students():

@@ -113,12 +113,6 @@ def test_options_that_make_no_sense_are_told_when_the_model_is_built(teacher, pa
         made(teacher, pair)
 
 
-def test_vectors_get_a_message_that_attention_needs_maps(teacher):
-    model = made(teacher, {"METHOD": "AttentionTransfer", "AT": ["roi_heads.box_head"]})
-    with pytest.raises(ValueError, match="cells of two maps"):
-        model(batch())
-
-
 def test_the_first_stage_of_hint_training_moves_the_student_up_to_the_guided_layer_only(teacher):
     guided = [f"backbone.bottom_up.{stage}" for stage in ("stem", "res2", "res3", "res4")]
     model = made(

@@ -112,7 +112,7 @@ def test_the_options_reach_the_loss():
             "two addresses a side",
         ),
         (side(4, 8), side(4, 6), {}, "'linear', which is not in the paper"),
-        (side(4, None), side(4, 6), {"adapter": "linear"}, "needs the channels of 'backbone:p3'"),
+        (side(4, None), side(4, 6), {"adapter": "linear"}, "channels of 'backbone:p3' are not declared"),
         (side(4, 8), side(4, 8), {"adapter": "auto"}, "ADAPTER 'auto'"),
         (side(4, 8), side(4, 8), {"reduction": "all"}, "reduces by"),
     ],
@@ -163,6 +163,39 @@ def test_a_classifier_learns_symmetry_without_a_teacher():
     )
     value.backward()
     assert value > 0 and model.student.backbone.stem.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"INPUT.FORMAT": "BGR"}, "student's INPUT.FORMAT is RGB, the teacher's BGR"),
+        ({"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0]}, r"MODEL.PIXEL_MEAN is .*, the teacher's \[1.0, 2.0, 3.0\]"),
+        ({"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}, r"MODEL.PIXEL_STD is \[64.0, 64.0, 64.0\]"),
+        ({"MODEL.PIXEL_MEAN": [9.0], "MODEL.PIXEL_STD": [1.0]}, r"the teacher's \[9.0\]"),
+    ],
+)
+def test_a_teacher_that_wants_other_pixels_has_no_comparable_input_gradient(tmp_path, change, message):
+    cfg = classifier_cfg(depth=14)
+    cfg.merge_from_list([item for pair in change.items() for item in pair])
+    pair = {"METHOD": "GradientAttention", "AT": [LOGITS_AND_INPUT]}
+    with pytest.raises(ValueError, match=f"^DISTILL.PAIRS.x: GradientAttention.*{message}"):
+        made(classifier_cfg(), save_teacher(tmp_path, cfg), pair)
+
+
+@pytest.mark.parametrize("method", ["GradientAttention", "FlipSymmetry"])
+@pytest.mark.parametrize("select", ["foreground", "teacher_correct"])
+def test_input_gradients_are_of_whole_images(classifier, method, select):
+    pair = {"METHOD": method, "AT": [LOGITS_AND_INPUT], "SELECT": select}
+    cfg = distill_cfg(classifier_cfg(), classifier, {"x": pair})
+    with pytest.raises(ValueError, match=f"^DISTILL.PAIRS.x: SELECT '{select}'"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize("method", ["GradientAttention", "FlipSymmetry"])
+def test_a_detector_has_no_input_gradient(teacher, method):
+    pair = {"METHOD": method, "AT": [["roi_heads.box_predictor:0", "backbone@input"]]}
+    with pytest.raises(ValueError, match=f"^DISTILL.PAIRS.x: {method}.*GeneralizedRCNN is a detector"):
+        made(detector_cfg(), teacher, pair)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from det_distill.data.demo import prepare_demo_tiles
@@ -48,6 +49,8 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            patch.setattr(catalog, "data", {})  # what these recipes register is forgotten again
         yield folder
 
 
