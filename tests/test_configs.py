@@ -159,8 +159,7 @@ LAZY_NARROW = {
     "model.student.roi_heads.box_head.fc_dims": [32],
     "model.student.roi_heads.box_head.input_shape.channels": 16,
     "model.student.roi_heads.box_predictor.input_shape.channels": 32,
-    "model.pairs.box_lsh.loss.dim": 32,
-    "model.pairs.box_lsh.loss.hashes": 64,
+    "model.pairs.box.HASHES": 64,
     "optimizer.lr": 1e-3,
 }
 """What makes LazyConfigs as narrow as `NARROW` makes their teachers; a key that one lacks is passed over."""
