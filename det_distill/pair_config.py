@@ -88,7 +88,8 @@ def complete_pair(node: Any, where: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown method or key, or a value that the key cannot have.
     """
-    return completed(node, _defaults(node, where), where, _KINDS)
+    defaults = _defaults(node, where)
+    return completed(node, defaults, where, {key: _kind(key, value) for key, value in defaults.items()})
 
 
 def pair_kinds(node: Mapping[str, Any], where: str) -> dict[str, Kind]:
@@ -97,7 +98,14 @@ def pair_kinds(node: Mapping[str, Any], where: str) -> dict[str, Kind]:
     Raises:
         ValueError: no METHOD, or an unknown one.
     """
-    return {key: _KINDS.get(key) or kind_of(value) for key, value in _defaults(node, where).items()}
+    return {key: _kind(key, value) for key, value in _defaults(node, where).items()}
+
+
+def _kind(key: str, default: Any) -> Kind:
+    """Of a method's options, too, weights and numbers of channels are not negative."""
+    if key not in _KINDS and key.endswith(("_WEIGHT", "_CHANNELS")):
+        return number(default, least=0)
+    return _KINDS.get(key) or kind_of(default)
 
 
 def build_pairs(
@@ -187,6 +195,8 @@ def _pairs(
         return {"": _pair(node, made, student, (node.TEACHER_NAME,) if node.TEACHER_NAME else ())}
     if node.AGGREGATE not in ("sum", "mean"):
         raise ValueError(f"AGGREGATE {node.AGGREGATE!r}: choose 'sum' or 'mean'")
+    if len(set(names)) < len(names):
+        raise ValueError(f"TEACHER_NAMES {names}: a teacher is named twice")
     each = [_make(node, site, student, _named_teacher(name, teachers)) for name in names]
     if each[0].parts.ensemble is not None:
         if node.AGGREGATE != PAIR_KEYS["AGGREGATE"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .adapters.channels import channels_after
 from .alignment import align_maps
+from .features import feature, full_precision
 from .padding import valid_cells
 from .selection import Selection
 from .taps import FeatureSpec
@@ -192,9 +193,9 @@ class Pair(nn.Module):
         if factor == 0.0:
             return dict.fromkeys(self.terms, self._attached_zero())
         teachers = [teacher] if isinstance(teacher, Mapping) else teacher
-        s_features = self._adapt(self.student_adapter, [student[a] for a in self.student])
+        s_features = self._adapt(self.student_adapter, [feature(student, a) for a in self.student])
         with torch.set_grad_enabled(self.differentiates_input):
-            t_features = [_full_precision(self._of_teachers(teachers, a)) for a in self.teacher]
+            t_features = [full_precision(self._of_teachers(teachers, a)) for a in self.teacher]
             t_features = self._adapt(self.teacher_adapter, t_features) if self.teacher else []
         if self.teacher:
             aligned = [
@@ -219,26 +220,26 @@ class Pair(nn.Module):
         return values
 
     def _known(
-        self, student: Mapping[str, Any], feature: Tensor, stride: int | None, step: Step
+        self, student: Mapping[str, Any], compared: Tensor, stride: int | None, step: Step
     ) -> dict[str, Any]:
         """The values of `needs` by name."""
         known: dict[str, Any] = {}
         if self.needs & {"labels", "foreground"}:
-            labels = labels_of(step.batch if self.labels is None else student[self.labels], feature.device)
+            labels = labels_of(step.batch if self.labels is None else student[self.labels], compared.device)
             known["labels"] = labels
             if self.classes is not None:
                 known["foreground"] = labels < self.classes
         if "boxes" in self.needs and stride is not None:
-            known["boxes"] = boxes_in_cells(step.batch, stride, feature.device)
+            known["boxes"] = boxes_in_cells(step.batch, stride, compared.device)
         if "mirrored" in self.needs and step.mirrored is not None:
             known["mirrored"] = [step.mirrored[a] for a in self.student]
         return known
 
     def _of_teachers(self, teachers: Sequence[Mapping[str, Any]], address: str) -> Tensor:
         if self.ensemble is None:
-            return teachers[0][address]
-        features: Tensor = self.ensemble([_full_precision(values[address]) for values in teachers])
-        return features
+            return feature(teachers[0], address)
+        joined: Tensor = self.ensemble([full_precision(feature(values, address)) for values in teachers])
+        return joined
 
     def _aligned(self, which: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         strides = self.strides[which], self.teacher_strides[which]
@@ -265,11 +266,6 @@ def _per_address(stride: Strides, count: int) -> tuple[int | None, ...]:
     if len(strides) != count:
         raise ValueError(f"{count} addresses and {len(strides)} strides: give one for each")
     return strides
-
-
-def _full_precision(feature: Tensor) -> Tensor:
-    """A teacher may run in half precision while frozen adapters keep float32 weights."""
-    return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
 class Pairs(nn.ModuleDict):

@@ -85,6 +85,12 @@ def test_a_config_survives_a_yaml_round_trip(teacher, tmp_path):
         ({"x": {**MIMIC, "TEACHER_NAMES": ["big", "huge"]}}, "the teachers are big"),
         ({"x": {**MIMIC, "TEACHER_NAMES": ["big"], "TEACHER_NAME": "big"}}, "not both"),
         ({"x": {**MIMIC, "TEACHER_NAMES": ["big"], "AGGREGATE": "max"}}, "AGGREGATE 'max'"),
+        ({"x": {**MIMIC, "TEACHER_NAMES": ["big", "big"]}}, "named twice"),
+        ({"x": {"METHOD": "SoftTarget", "AT": ["backbone:p3"]}}, "'backbone:p3' gives features"),
+        ({"x": {"METHOD": "DarkRank", "AT": ["backbone:p3"]}}, "too few images to rank"),
+        ({"x": {**MIMIC, "L2_WEIGHT": -1.0}}, "L2_WEIGHT: -1.0 is not a finite number, at least 0"),
+        ({"x": {**MIMIC, "METHOD": "FocalGlobal", "RELATION_WEIGHT": -1}}, "RELATION_WEIGHT"),
+        ({"x": {"METHOD": "ReviewFusion", "AT": ["backbone:p3"], "MID_CHANNELS": -4}}, "MID_CHANNELS"),
     ],
 )
 def test_mistakes_are_told_when_built(teacher, pairs, message):

@@ -241,6 +241,19 @@ def test_what_a_pair_needs_must_be_known_when_it_is_built():
         Selection("some")
 
 
+def test_an_address_that_gives_no_tensor_is_told_with_its_parts():
+    rows = torch.zeros(2, 3)
+    for value, words in [
+        ((rows, rows), "a tuple, not a tensor: .*'a:0', 'a:1'"),
+        ({"p3": rows}, "'a:p3'"),
+        (None, "NoneType"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            Pair("a", "a", L2())({"a": value}, {"a": rows})
+        with pytest.raises(ValueError, match=words):
+            Pair("a", "a", L2())({"a": rows}, {"a": value})
+
+
 def test_missing_ground_truth_is_an_error_that_names_it():
     pair, rows = Pair("a", "a", Told("labels")), {"a": torch.zeros(2, 3)}
     with pytest.raises(ValueError, match=r"class of each row.*labels='roi_heads:0'.*C4 heads"):

@@ -215,8 +215,15 @@ def test_the_page_on_metric_learning_lists_every_key_with_its_default():
     assert config_tables((ROOT / "docs/metric_learning.md").read_text()) == expected
 
 
+def test_the_page_on_classification_lists_every_key_with_its_default():
+    cfg = get_cfg()
+    expected = [flat(n) for n in (cfg.MODEL.CLASSIFIER, cfg.INPUT.CLASSIFICATION, cfg.MODEL.CIFAR_RESNET)]
+    assert config_tables((ROOT / "docs/classification.md").read_text()) == expected
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/methods.md", "docs/metric_learning.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))],
 )
 def test_links_lead_to_files_that_exist(document):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())

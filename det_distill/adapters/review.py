@@ -37,7 +37,7 @@ class ReviewFusion(nn.Module):
         mid_channels: r; 0: c_L, at most 512, as the authors have it.
 
     Raises:
-        ValueError: no level, or unequal numbers of levels.
+        ValueError: no level, unequal numbers of levels, or a negative r.
     """
 
     takes_all = True
@@ -50,6 +50,10 @@ class ReviewFusion(nn.Module):
             raise ValueError(
                 f"ReviewFusion needs the channels of as many student levels as teacher levels, not "
                 f"{list(in_channels)} and {list(out_channels)}."
+            )
+        if mid_channels < 0:
+            raise ValueError(
+                f"ReviewFusion: mid_channels must be above 0, or 0 for the coarsest level's, not {mid_channels}."
             )
         self.levels = len(in_channels)
         mid = mid_channels or min(512, in_channels[-1])

@@ -52,7 +52,7 @@ class FocalGlobal(nn.Module):
         temperature: T.
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: a temperature that is not positive, or a negative weight.
     """
 
     needs = ("boxes",)
@@ -66,8 +66,11 @@ class FocalGlobal(nn.Module):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"FocalGlobal needs a temperature above 0, not {temperature}.")
+        if temperature <= 0 or min(foreground, background, attention) < 0:
+            raise ValueError(
+                f"FocalGlobal needs a temperature above 0 and weights of at least 0, not {temperature} and "
+                f"{foreground}, {background}, {attention}."
+            )
         self.foreground, self.background, self.attention = foreground, background, attention
         self.temperature = temperature
 

@@ -32,7 +32,7 @@ def soft_target(
         ensemble: several teachers' target, see `LogitEnsemble`; ``"none"``: a pair for each teacher.
 
     Raises:
-        ValueError: unequal numbers of classes, or an option that makes no sense.
+        ValueError: a backbone's features, unequal numbers of classes, or an option that makes no sense.
     """
     _check_classes(student, teacher)
     loss = SoftTarget(temperature, distribution)
@@ -65,7 +65,7 @@ def logit_regression(
         ensemble: several teachers' target, see `LogitEnsemble`; ``"none"``: a pair for each teacher.
 
     Raises:
-        ValueError: unequal numbers of classes, or an option that makes no sense.
+        ValueError: a backbone's features, unequal numbers of classes, or an option that makes no sense.
     """
     _check_classes(student, teacher)
     noise = LogitNoise(sigma, alpha, draw=draw, random_sigma=random_sigma, seed=seed)
@@ -97,7 +97,7 @@ def decoupled_target(
         temperature: softens both.
 
     Raises:
-        ValueError: unequal numbers of classes, maps, or an option that makes no sense.
+        ValueError: a backbone's features, unequal numbers of classes, maps, or an option that makes no sense.
     """
     if student.is_map:
         raise ValueError(
@@ -115,6 +115,12 @@ def _ensemble(
 
 
 def _check_classes(student: Side, teacher: Side) -> None:
+    for side in (student, teacher):
+        if side.address.partition(":")[0].partition(".")[0] == "backbone":
+            raise ValueError(
+                f"{side.address!r} gives features, and this method compares class logits: name 'classifier', "
+                "'roi_heads.box_predictor:0', or a dense head such as 'head:0:1'"
+            )
     own, its = student.spec.channels, teacher.spec.channels
     if own and its and own != its:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..losses import DarkRank
+from ..targets import is_detector
 from .sides import Parts, Side
 
 
@@ -42,8 +43,13 @@ def dark_rank(
         normalize: divide embeddings by their length first; False where the models do so.
 
     Raises:
-        ValueError: an option that makes no sense.
+        ValueError: an option that makes no sense, or maps of a detector.
     """
+    if student.is_map and is_detector(student.model):
+        raise ValueError(
+            f"{student.address!r} is a map, of which DarkRank makes one embedding an image, and a detector's batches "
+            "have too few images to rank: name the embeddings of RoIs, 'roi_heads.box_head', with SELECT: 'foreground'"
+        )
     return Parts(
         DarkRank(
             alpha,
