@@ -47,7 +47,7 @@ def configs() -> dict[str, tuple[str, list[str]]]:
 
     Of several the one that is called like the method, else the first; the demonstration's before CIFAR-10's.
     """
-    found: dict[str, list[tuple[int, bool, int, str, list[str]]]] = {}
+    found: dict[str, list[tuple[int, int, bool, str, list[str]]]] = {}
     for number, (folder, options) in enumerate(FOLDERS.items()):
         for file in sorted((ROOT / "configs" / folder).glob("*.yaml")):
             content = yaml.safe_load(file.read_text())
@@ -95,28 +95,32 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
     )
-    rows = []
+    rows = read(arguments.results)
     for method, (config, options) in configs().items():
         if arguments.only and method not in arguments.only:
             continue
         report = measured(config, options, arguments.iterations, arguments.threads)
-        row = {
-            "method": method,
-            "config": config,
-            "ratio": round(report["ratios"]["distilled / (plain + teacher)"], 3),
-        }
+        ratio = round(report["ratios"]["distilled / (plain + teacher)"], 3)
+        row = {"method": method, "config": config, "ratio": ratio}
         row |= {
             f"{part} ms": round(1e3 * report["medians"][part], 1)
             for part in ("distilled", "plain", "teacher")
         }
-        rows.append(
-            {**row, "hardware": hardware(), "threads": arguments.threads, "commit": commit.stdout.strip()}
-        )
-        print(method, rows[-1]["ratio"], flush=True)
-    with open(arguments.results, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+        row |= {"hardware": hardware(), "threads": arguments.threads, "commit": commit.stdout.strip()}
+        rows[method] = row
+        print(method, ratio, flush=True)
+        with open(arguments.results, "w", newline="") as file:  # at once: an interruption loses one method
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows[name] for name in METHODS if name in rows)
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows that an earlier run has left, by method."""
+    if not file.is_file():
+        return {}
+    with open(file, newline="") as f:
+        return {row["method"]: dict(row) for row in csv.DictReader(f)}
 
 
 if __name__ == "__main__":

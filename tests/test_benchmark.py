@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from det_distill.benchmark import PARTS, Report, Steps, synthetic_batches, with_random_weights
 from det_distill.benchmark.steps import build_distiller, build_plain
-from tests.tiny import detector_cfg, distill_cfg
+from tests.tiny import classifier_cfg, detector_cfg, distill_cfg
 
 TOOL = str(Path(__file__).parents[1] / "tools" / "benchmark.py")
 PAIRS = {
@@ -133,3 +133,17 @@ def test_peak_memory_is_measured_in_processes_of_their_own(run, tmp_path):
 def test_missing_weights_end_in_one_sentence(run):
     with pytest.raises(SystemExit, match=r"benchmark.py: the weights 'no.pth' of teacher 'big' do not exist"):
         run("--no-memory")
+
+
+def test_losses_of_input_gradients_count_in_the_distilled_step_alone(tmp_path):
+    teacher = classifier_cfg(depth=14)
+    (tmp_path / "teacher.yaml").write_text(teacher.dump())
+    at = [["classifier", "backbone@input"]]
+    pairs = {
+        "gradient": {"METHOD": "GradientAttention", "AT": at},
+        "symmetry": {"METHOD": "FlipSymmetry", "AT": at},
+    }
+    node = {"CONFIG": str(tmp_path / "teacher.yaml"), "WEIGHTS": "no.pth"}
+    cfg = with_random_weights(distill_cfg(classifier_cfg(), node, pairs), tmp_path)
+    times = Steps(cfg, synthetic_batches(cfg, 8, 8, 4)).measure(2, warm_up=1)
+    assert list(times) == list(PARTS) and all(t > 0 for part in times.values() for t in part)

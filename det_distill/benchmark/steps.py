@@ -161,13 +161,17 @@ class Steps:
                 teacher(self._batches[self._now], student)
 
     def pairs(self) -> None:
-        """Adapters and losses, paraphraser too: forward, and backward as far as the student's features."""
+        """Adapters and losses, paraphraser too: forward, and backward as far as the student's features.
+
+        Without losses of input gradients, which need the models' own graphs: they count in the distilled step alone.
+        """
         student, teachers = self._observed[self._now]
         leaves = {address: _leaf(value) for address, value in student.items()}
         with autocast(self._cfg):
             batch = self._batches[self._now]
             terms = self._terms(leaves, teachers, Step(image_sizes(batch), batch=batch))
-        torch.stack(terms).sum().backward()
+        if terms:
+            torch.stack(terms).sum().backward()
         for parameter in self.distiller.distill.parameters():
             parameter.grad = None
 
@@ -176,6 +180,7 @@ class Steps:
         values = [
             pair(student, [teachers[t] for t in pair.teacher_names or (lone,)], step)
             for pair in self.distiller.distill.by_name().values()
+            if not pair.differentiates_input
         ]
         return [term for by_name in values for term in by_name.values()]
 
