@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/methods.md")
+DOCUMENTS = ("README.md", "docs/methods.md", "docs/results.md")
 MEASURES = ("AP", "AP50", "VOC AP50", "top-1", "nll", "R@1", "mAP")
 DECIMALS = {"nll": 3}
 
