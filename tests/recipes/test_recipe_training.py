@@ -1,5 +1,6 @@
 """The whole: a recipe that trains, distils, compares, draws and exports, also when it is killed on the way."""
 
+import functools
 import json
 import os
 import signal
@@ -69,8 +70,17 @@ def start(folder, output):
         str(output),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # ignored in the background of a shell
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        preexec_fn=heard,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
