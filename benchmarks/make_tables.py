@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/methods.md", "docs/results.md")
 MEASURES = ("AP", "AP50", "VOC AP50", "top-1", "nll", "R@1", "mAP")
-DECIMALS = {"nll": 3}
+DECIMALS = {"nll": 2}
 
 
 def table(file: Path) -> str:

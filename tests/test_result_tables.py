@@ -31,7 +31,7 @@ def test_other_measures_are_shown_with_their_decimals(tmp_path):
     text = "model,seed,hardware,threads,iterations,top-1,nll\nsecond teacher,1,box,1,90,70.26,0.8125\n"
     (tmp_path / "r.csv").write_text(text + "fsp,0,box,1,40,50,1.5\n")
     lines = make_tables().table(tmp_path / "r.csv").splitlines()
-    assert lines[2] == "| second teacher | 1 | 70.3 | 0.812 |" and "40 iterations" in lines[-1]
+    assert lines[2] == "| second teacher | 1 | 70.3 | 0.81 |" and "40 iterations" in lines[-1]
 
 
 def test_the_costs_of_methods_stand_in_their_column(tmp_path, monkeypatch):
