@@ -238,7 +238,7 @@ def _inputs(pairs: Iterable[Pair], side: str) -> set[str]:
 
 
 def _train_only(student: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
-    """Freeze all parameters but those in `paths`; return the layers of batch normalisation outside of them."""
+    """Freeze all parameters but those in `paths`; return the batch normalisation outside, in eval mode."""
     if not paths:
         return []
     trained = {module for path in paths for module in resolve(student, path).modules()}
@@ -247,7 +247,7 @@ def _train_only(student: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
         raise ValueError(f"train_only {', '.join(paths)}: there is nothing to train in it")
     for parameter in student.parameters():
         parameter.requires_grad_(parameter in kept)
-    return [m for m in batch_norms(student) if m not in trained]
+    return [m.eval() for m in batch_norms(student) if m not in trained]
 
 
 def _specs(model: nn.Module, addresses: Sequence[str]) -> list[FeatureSpec]:

@@ -88,8 +88,7 @@ def complete_pair(node: Any, where: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown method or key, or a value that the key cannot have.
     """
-    defaults = _defaults(node, where)
-    return completed(node, defaults, where, {key: _kind(key, value) for key, value in defaults.items()})
+    return completed(node, _defaults(node, where), where, pair_kinds(node, where))
 
 
 def pair_kinds(node: Mapping[str, Any], where: str) -> dict[str, Kind]:

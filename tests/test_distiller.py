@@ -230,6 +230,7 @@ def test_a_loss_may_differentiate_with_respect_to_pixels_with_a_teacher_or_witho
 def test_what_is_left_out_of_train_only_keeps_its_normalisation_statistics():
     student = build(detector_cfg(norm="BN"))
     model = Distiller(student=student, train_only=["backbone.bottom_up.res4"])
+    assert not student.get_submodule("backbone.bottom_up.res3.0.conv1.norm").training  # before any train()
     before = {n: b.clone() for n, b in student.named_buffers() if n.endswith("running_mean")}
     losses(model)
     moved = {n for n, b in student.named_buffers() if n in before and not torch.equal(b, before[n])}
