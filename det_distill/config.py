@@ -16,6 +16,7 @@ from .classification import add_classification_config, add_metric_learning_confi
 from .modeling import add_timm_config, add_vgg_config
 from .nodes import Kind, completed, kind_of, read
 from .pair_config import PAIR_KEYS, complete_pair, pair_kinds
+from .solver import add_solver_config
 from .teachers import Teacher, Teachers, as_teacher
 
 __all__ = [
@@ -67,6 +68,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     add_vgg_config(cfg)
     add_classification_config(cfg)
     add_metric_learning_config(cfg)
+    add_solver_config(cfg)
     # IdentitySampler: images of each identity in a batch, and how many of a batch are any images
     cfg.DATALOADER.IDENTITY_SAMPLER = CfgNode({"PER_IDENTITY": 4, "RANDOM_IMAGES": 0})
 

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -209,16 +210,27 @@ def test_the_config_tables_list_every_key_with_its_default():
     assert config_tables((ROOT / "README.md").read_text()) == expected
 
 
-def test_the_page_on_metric_learning_lists_every_key_with_its_default():
-    cfg = get_cfg()
-    expected = [flat(cfg.MODEL.METRIC_LEARNING), flat(cfg.DATALOADER.IDENTITY_SAMPLER)]
-    assert config_tables((ROOT / "docs/metric_learning.md").read_text()) == expected
+# page -> the nodes of the config whose keys it lists, a table each
+PAGES = {
+    "metric_learning": ["MODEL.METRIC_LEARNING", "DATALOADER.IDENTITY_SAMPLER"],
+    "classification": ["MODEL.CLASSIFIER", "INPUT.CLASSIFICATION"],
+    "backbones": [
+        "MODEL.CIFAR_RESNET",
+        "MODEL.WIDE_RESNET",
+        "MODEL.VGG",
+        "MODEL.REGNET",
+        "MODEL.TIMM",
+        "MODEL.NIN",
+        "MODEL.PLAIN",
+    ],
+    "training": ["SOLVER.EMA"],
+}
 
 
-def test_the_page_on_classification_lists_every_key_with_its_default():
-    cfg = get_cfg()
-    expected = [flat(n) for n in (cfg.MODEL.CLASSIFIER, cfg.INPUT.CLASSIFICATION, cfg.MODEL.CIFAR_RESNET)]
-    assert config_tables((ROOT / "docs/classification.md").read_text()) == expected
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_lists_every_key_of_its_nodes_with_its_default(page):
+    nodes = [attrgetter(path)(get_cfg()) for path in PAGES[page]]
+    assert config_tables((ROOT / f"docs/{page}.md").read_text()) == [flat(node) for node in nodes]
 
 
 @pytest.mark.parametrize(
