@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Measure distillation on the blood-cell set: one teacher, then students alone and distilled, several seeds each.
+"""Measure on the blood-cell set: one teacher, then students alone, pretrained and distilled, several seeds each.
 
     python benchmarks/bccd.py --data FOLDER [--output DIR] [--seeds 0 1 2] [--jobs 2] [--device cuda]
 
-FOLDER holds the unpacked set (BCCD/Annotations, ...). Every run is tools/train_net.py with a config of
+FOLDER holds the unpacked set (BCCD/Annotations, ...), and cifar10/train and cifar10/test, folders of images per class,
+for the student whose backbone has learned classification before. Every run is tools/train_net.py with a config of
 configs/BCCD-Detection and the same schedule; finished runs are not repeated. Each run becomes one row of
 benchmarks/results/bccd.csv; benchmarks/make_tables.py turns the rows into the README's table.
 """
@@ -17,9 +18,10 @@ from typing import Any
 from runs import parser, run, train, write
 
 CONFIGS = "BCCD-Detection"
-TEACHER, PARAPHRASER = "teacher_lite2_fpn", "paraphraser"
+TEACHER, PARAPHRASER, CLASSIFIER = "teacher_lite2_fpn", "paraphraser", "pretrain_lcnet"
 STUDENTS = {
     "student alone": "student_lcnet_fpn",
+    "student alone, pretrained": "student_lcnet_fpn_pretrained",
     "factor transfer": "student_lcnet_fpn_ft",
     "feature mimicking": "student_lcnet_fpn_fm",
     "factor transfer + feature mimicking": "student_lcnet_fpn_ft_fm",
@@ -35,8 +37,9 @@ def main() -> None:
     options.set_defaults(seeds=[0, 1, 2])
     arguments = options.parse_args()
     arguments.data = arguments.data.resolve()
-    if not (arguments.data / "BCCD/Annotations").is_dir():
-        sys.exit(f"{arguments.data} has no BCCD/Annotations: unpack the blood-cell set there")
+    for needed in ("BCCD/Annotations", "cifar10/train"):
+        if not (arguments.data / needed).is_dir():
+            sys.exit(f"{arguments.data} has no {needed}: unpack the data sets there")
 
     output = arguments.output.resolve()
     teacher = output / "teacher"
@@ -45,10 +48,15 @@ def main() -> None:
     train(output / "paraphraser", f"{CONFIGS}/{PARAPHRASER}.yaml", weights, arguments)
     paraphraser = ["DISTILL.PAIRS.ft.PARAPHRASER", str(output / "paraphraser/model_final.pth")]
 
+    train(output / "pretrain", f"{CONFIGS}/{CLASSIFIER}.yaml", [], arguments)
+    pretrained = ["MODEL.WEIGHTS", str(output / "pretrain/model_final.pth")]
+
     def student(name: str, seed: int) -> dict[str, Any]:
         config = STUDENTS[name]
         options = ["SEED", str(seed), *arguments.options]
-        if config != STUDENTS["student alone"]:
+        if config.endswith("_pretrained"):
+            options += pretrained
+        elif config != STUDENTS["student alone"]:
             options += [*weights, "DISTILL.EVAL_TEACHERS", "False"]
         if "_ft" in config:
             options += paraphraser

@@ -14,9 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+BEGIN = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
 # The first columns of every results file.
 COLUMNS = ["model", "config", "seed", "commit", "hardware", "threads", "iterations", "minutes"]
+
+
+class OutOfTime(Exception):
+    """A run was stopped, or not begun, because the time that was given is over."""
 
 
 def parser(description: str | None, output: str, results: str | None) -> argparse.ArgumentParser:
@@ -37,6 +42,7 @@ def parser(description: str | None, output: str, results: str | None) -> argpars
     parser.add_argument("--jobs", type=int, default=2, help="students trained at the same time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, help="stop runs after this time; another call goes on")
     parser.add_argument("--options", nargs="*", default=[], help="KEY VALUE ... for the students' runs")
     return parser
 
@@ -75,7 +81,10 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
         folder: the run's own.
         config: as ``tools/train_net.py`` takes it.
         options: KEY, value, ...
-        arguments: with ``data``, ``device`` and ``threads``.
+        arguments: with ``data``, ``device``, ``threads`` and ``minutes``.
+
+    Raises:
+        OutOfTime: the time that was given is over; the run can go on.
     """
     finished = folder / "finished.json"
     if finished.is_file():
@@ -101,8 +110,14 @@ def train(folder: Path, config: str, options: list[str], arguments: argparse.Nam
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
     )
     begin = time.monotonic()
-    with open(folder / "console.log", "a") as log:
-        done = subprocess.run(command + settings, stdout=log, stderr=log, env=environment)
+    left = None if arguments.minutes is None else BEGIN + 60 * arguments.minutes - begin
+    if left is not None and left <= 0:
+        raise OutOfTime(f"{folder.name}: no time left")
+    try:
+        with open(folder / "console.log", "a") as log:
+            done = subprocess.run(command + settings, stdout=log, stderr=log, env=environment, timeout=left)
+    except subprocess.TimeoutExpired:
+        raise OutOfTime(f"{folder.name}: out of time, goes on from its last checkpoint") from None
     if done.returncode:
         raise SystemExit(f"{config} failed; see {folder / 'console.log'}")
     minutes = round((time.monotonic() - begin) / 60, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from fvcore.common.checkpoint import get_missing_parameters_message
 from torch import Tensor, nn
 
 from .distiller import DISTILL_PREFIX
+from .handover import NETWORK, describe, hand_over
 
 __all__ = ["StrictCheckpointer", "StudentCheckpointer", "load_teacher_weights", "read_weights"]
 
@@ -47,13 +49,27 @@ class StudentCheckpointer(DetectionCheckpointer):
 
     A file is written under another name and renamed, and so is the note that names the last one: a killed run leaves
     nothing half-written where resuming looks. If the last file cannot be read all the same, the one before is taken.
+
+    Beside the tensors, a file says what network it holds and how that wants its pixels (`describe`). The backbone of a
+    classifier's file is handed over to any other model, see `hand_over`.
     """
+
+    _file = ""
+
+    def _load_file(self, filename: str) -> Any:
+        self._file = filename
+        with _readable(filename):
+            return super()._load_file(filename)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        hand_over(checkpoint, self.model, self._file)
+        return super()._load_model(checkpoint)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save the model and the checkpointables to ``<name>.pth``, atomically."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data: dict[str, Any] = {"model": self.model.state_dict(), NETWORK: describe(self.model)}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         file = os.path.join(self.save_dir, f"{name}.pth")
@@ -85,13 +101,15 @@ class StudentCheckpointer(DetectionCheckpointer):
             if _is_whole(noted):
                 return noted
             logger.warning("%s cannot be read; looking for an earlier checkpoint", noted)
-        others = [os.path.join(self.save_dir, f) for f in _files(self.save_dir) if f.startswith("model_")]
+        others = [os.path.join(self.save_dir, f) for f in _files(self.save_dir)]
         others = sorted(others, key=os.path.getmtime, reverse=True)
         return next((f for f in others if f != noted and _is_whole(f)), "")
 
 
 def _files(folder: str) -> list[str]:
-    return [f for f in os.listdir(folder) if f.endswith(".pth")] if os.path.isdir(folder) else []
+    """The checkpoints of a training, which are more than weights: those of an iteration, and the last."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [f for f in names if re.fullmatch(r"model_(\d+|final)\.pth", f)]
 
 
 def _replace(file: str, write: Any) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from . import model_zoo
 from .checkpoint import load_teacher_weights
 from .classification import add_classification_config, add_metric_learning_config
-from .modeling import add_timm_config, add_vgg_config
+from .modeling import add_backbone_config
 from .nodes import Kind, completed, kind_of, read
 from .pair_config import PAIR_KEYS, complete_pair, pair_kinds
 from .solver import add_solver_config
@@ -64,8 +64,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     cfg.DATASETS.COCO = CfgNode(new_allowed=True)
     # a progress bar with remaining time on standard error: "auto" (if it is a terminal), "on", "off"
     cfg.PROGRESS_BAR = "auto"
-    add_timm_config(cfg)
-    add_vgg_config(cfg)
+    add_backbone_config(cfg)
     add_classification_config(cfg)
     add_metric_learning_config(cfg)
     add_solver_config(cfg)

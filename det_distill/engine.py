@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import os
 import weakref
@@ -14,22 +13,28 @@ import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, default_setup
+from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from . import model_zoo
 from .checkpoint import StudentCheckpointer
+from .compilation import compile_backbones
 from .config import complete_config, get_cfg, merge_options
 from .data import check_datasets, register_from_config
-from .data.loader import ResumableLoader
+from .data.loader import TrainingLoader
+from .ema import WeightAverage
 from .evaluation.reconstruction import ReconstructionEvaluator
 from .gradient_share import GradientShare
-from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep
+from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep, data_digest
+from .launch import parallel
 from .printer import DistillationPrinter
+from .solver import build_optimizer
 from .tasks import task_of
+from .train_step import TrainStep
 
 __all__ = ["Trainer", "load_config", "setup"]
 
@@ -45,32 +50,62 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        super(DefaultTrainer, self).__init__()  # what follows is in place of DefaultTrainer's own
         self._seed = RunSeed(cfg.SEED)
-        super().__init__(cfg)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        if cfg.MODEL.COMPILE:
+            compile_backbones(model, cfg.MODEL.COMPILE)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self._trainer = TrainStep.from_config(cfg, parallel(model), loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.checkpointer: DetectionCheckpointer = StudentCheckpointer(
+            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), seed=self._seed
+        )
+        self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return `DefaultTrainer`'s hooks and ours."""
-        self.checkpointer: DetectionCheckpointer = StudentCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self), seed=self._seed
+        cfg, theirs = self.cfg, super().build_hooks()
+        ours: list[HookBase] = [SeedEachStep(self._seed), CalibrateHashes(cfg.DISTILL.CALIBRATION_BATCHES)]
+        if cfg.DISTILL.EVAL_TEACHERS and len(cfg.DATASETS.TEST):
+            ours.append(EvaluateTeachers(self._evaluate, cfg.OUTPUT_DIR, data_digest(cfg)))
+        if cfg.DISTILL.GRADIENT_SHARE_PERIOD > 0:
+            ours.append(GradientShare(cfg.DISTILL.GRADIENT_SHARE_PERIOD))
+        if cfg.SOLVER.EMA.DECAY != 0:
+            average = self._weight_average()
+            ours.append(average)
+            # before the student's own evaluation: the files that an evaluator writes are then the student's
+            own = next(i for i, hook in enumerate(theirs) if isinstance(hook, hooks.EvalHook))
+            theirs.insert(own, hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._evaluate_average(average)))
+        name = os.path.basename(os.path.normpath(cfg.OUTPUT_DIR))
+        return [*ours, *theirs, ProgressBar(cfg.PROGRESS_BAR, name)]
+
+    def _weight_average(self) -> WeightAverage:
+        solver = self.cfg.SOLVER
+        return WeightAverage(
+            solver.EMA.DECAY, self.cfg.OUTPUT_DIR, solver.CHECKPOINT_PERIOD, warmup=solver.EMA.WARMUP
         )
-        name = os.path.basename(os.path.normpath(self.cfg.OUTPUT_DIR))
-        ours: list[HookBase] = [
-            SeedEachStep(self._seed),
-            CalibrateHashes(self.cfg.DISTILL.CALIBRATION_BATCHES),
-        ]
-        if self.cfg.DISTILL.EVAL_TEACHERS and len(self.cfg.DATASETS.TEST):
-            data = f"{self.cfg.DATASETS.TEST}\n{self.cfg.INPUT.dump()}{self.cfg.TEST.dump()}"
-            digest = hashlib.sha256(data.encode()).hexdigest()[:12]
-            ours.append(EvaluateTeachers(self._evaluate, self.cfg.OUTPUT_DIR, digest))
-        if self.cfg.DISTILL.GRADIENT_SHARE_PERIOD > 0:
-            ours.append(GradientShare(self.cfg.DISTILL.GRADIENT_SHARE_PERIOD))
-        return [*ours, *super().build_hooks(), ProgressBar(self.cfg.PROGRESS_BAR, name)]
+
+    def _evaluate_average(self, average: WeightAverage) -> dict[str, Any]:
+        logger.info("measuring the averaged weights; the student's own follow")
+        with average.applied():
+            return {"ema": self._evaluate(self.model)}
 
     def build_writers(self) -> list[EventWriter]:
         """Return detectron2's writers, and one that prints the distillation terms."""
         return [*super().build_writers(), DistillationPrinter()]
 
-    def build_train_loader(self, cfg: CfgNode) -> ResumableLoader:  # type: ignore[override]
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of ``SOLVER.OPTIMIZER``."""
+        return build_optimizer(cfg, model)
+
+    def build_train_loader(self, cfg: CfgNode) -> TrainingLoader:  # type: ignore[override]
         """Return a loader whose stream depends on the run's seed alone."""
         return task_of(cfg).train_loader(cfg, self._seed)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
@@ -20,10 +21,11 @@ from tqdm import tqdm
 
 from .data.loader import seed_everything
 from .distiller import Distiller
+from .evaluation.teachers import measure_teachers
 from .losses import LSH
 from .modes import batch_norms, restored_modes
 from .padding import image_sizes, valid_cells
-from .targets import class_count
+from .tasks import task_of
 
 __all__ = [
     "CalibrateHashes",
@@ -32,6 +34,8 @@ __all__ = [
     "RunSeed",
     "SeedEachStep",
     "calibrate_hashes",
+    "data_digest",
+    "measure_before_testing",
     "plain_model",
 ]
 
@@ -144,43 +148,62 @@ class EvaluateTeachers(HookBase):
     """Measures each teacher once, before the first step, and logs it beside the student's numbers.
 
     Results go to ``teachers.json`` in the output folder and, as ``<teacher>/bbox/AP`` and so on, to the trainer's
-    writers. A badly loaded teacher shows here, not after a day. Skipped where the teacher's class count is not the
-    student's, and where the file has the results of the same weights on the same data.
+    writers; a classifier's predictions to ``inference/``, for the agreement of teacher and student. A badly loaded
+    teacher shows here, not after a day. Skipped where the teacher's class count is not the student's, and where the
+    files have what the same weights gave on the same data (`measure_teachers`).
 
     Args:
         evaluate: ``(callable model) -> results``.
         folder: the run's output folder.
-        data: stands for what is measured on, the test sets and the sizes of their images.
+        data: stands for what is measured on (`data_digest`).
     """
 
     def __init__(
         self, evaluate: Callable[[Callable[..., Any]], dict[str, Any]], folder: str, data: str = ""
     ) -> None:
-        self._evaluate, self._file, self._data = evaluate, Path(folder) / "teachers.json", data
+        self._evaluate, self._folder, self._data = evaluate, folder, data
 
     def before_train(self) -> None:  # noqa: D102
-        model = plain_model(self.trainer.model)
-        teachers = model.teachers if isinstance(model, Distiller) else {}
-        known = comm.all_gather(self._known())[0]
-        for name, teacher in teachers.items():
-            entry = known.get(name)
-            if class_count(teacher.model) != class_count(model.student):
-                logger.info("teacher %s has other classes than the data: its AP is not measured", name)
-                continue
-            made_from = {"fingerprint": teacher.fingerprint, "data": self._data}
-            if entry is None or any(entry.get(k) != v for k, v in made_from.items()):
-                logger.info("measuring teacher %s (weights %s) once", name, teacher.fingerprint)
-                entry = {**made_from, "results": self._evaluate(teacher.predict)}
-                known[name] = entry
-            for key, value in flatten_results_dict(entry["results"]).items():
+        cfg = self.trainer.cfg  # type: ignore[attr-defined]
+        found = measure_teachers(
+            plain_model(self.trainer.model),
+            self._evaluate,
+            self._folder,
+            data=self._data,
+            compared_on=cfg.DATASETS.TEST if task_of(cfg).classifies else (),
+        )
+        for name, results in found.items():
+            for key, value in flatten_results_dict(results).items():
                 self.trainer.storage.put_scalar(f"{name}/{key}", value, smoothing_hint=False)
-        if known and comm.is_main_process():
-            temporary = self._file.with_suffix(".partial")
-            temporary.write_text(json.dumps(known, indent=1))
-            temporary.replace(self._file)
 
-    def _known(self) -> dict[str, Any]:
-        return json.loads(self._file.read_text()) if self._file.is_file() else {}
+
+def data_digest(cfg: CfgNode) -> str:
+    """Return 12 hexadecimal digits that stand for what a config measures on: the test sets and how images are made."""
+    text = f"{cfg.DATASETS.TEST}\n{cfg.INPUT.dump()}{cfg.TEST.dump()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def measure_before_testing(
+    cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, Callable[..., Any]], dict[str, Any]]
+) -> None:
+    """Before a distilled classifier is measured without a training: see to what its teachers predict.
+
+    Runs the teachers only if the output folder has not the predictions of these weights on these data. Does nothing
+    for other models and with ``DISTILL.EVAL_TEACHERS False``.
+
+    Args:
+        cfg: the config.
+        model: the model that is measured afterwards.
+        test: ``(config, callable model) -> results``, as `Trainer.test`.
+    """
+    if cfg.DISTILL.EVAL_TEACHERS and task_of(cfg).classifies and len(cfg.DATASETS.TEST):
+        measure_teachers(
+            plain_model(model),
+            functools.partial(test, cfg),
+            cfg.OUTPUT_DIR,
+            data=data_digest(cfg),
+            compared_on=cfg.DATASETS.TEST,
+        )
 
 
 class ProgressBar(HookBase):

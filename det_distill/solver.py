@@ -1,10 +1,17 @@
-"""The config keys of training that detectron2 does not have."""
+"""Optimizers by name, and the config keys of training that detectron2 does not have."""
 
 from __future__ import annotations
 
+import torch
+from detectron2 import solver
 from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
 
-__all__ = ["add_solver_config"]
+__all__ = ["OPTIMIZERS", "add_solver_config", "build_optimizer"]
+
+OPTIMIZERS = ("SGD", "Adam", "AdamW")
+"""The values of ``SOLVER.OPTIMIZER``."""
 
 
 def add_solver_config(cfg: CfgNode) -> None:
@@ -20,3 +27,29 @@ def add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA = CfgNode({"DECAY": 0.0, "WARMUP": True})
     # a backend of torch.compile for backbones, such as "inductor"; "": not compiled
     cfg.MODEL.COMPILE = ""
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer that ``SOLVER`` describes, over the parameters of `model` that are trained.
+
+    SGD is detectron2's own. Adam and AdamW get the same groups (``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS``,
+    ``BIAS_LR_FACTOR``) and the same clipping of gradients, and torch's betas and epsilon; ``MOMENTUM`` and ``NESTEROV``
+    are SGD's alone.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    name, node = cfg.SOLVER.OPTIMIZER, cfg.SOLVER
+    if name not in OPTIMIZERS:
+        raise ValueError(f"SOLVER.OPTIMIZER {name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+    if name == "SGD":
+        return solver.build_optimizer(cfg, model)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=node.BASE_LR,
+        weight_decay_norm=node.WEIGHT_DECAY_NORM,
+        bias_lr_factor=node.BIAS_LR_FACTOR,
+        weight_decay_bias=node.WEIGHT_DECAY_BIAS,
+    )
+    kind = maybe_add_gradient_clipping(cfg, getattr(torch.optim, name))
+    return kind(groups, lr=node.BASE_LR, weight_decay=node.WEIGHT_DECAY)

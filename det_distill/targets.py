@@ -11,6 +11,13 @@ from torch import Tensor
 __all__ = ["Step", "boxes_in_cells", "cells_in_boxes", "class_count", "is_detector", "labels_of", "mirrored"]
 
 
+_MIXED = (
+    "methods that need the class of each row do not go with mixed images: set MIXUP and CUTMIX of INPUT.CLASSIFICATION "
+    "to 0, or take another method. DecoupledTarget, GradientAttention, FlipSymmetry, SELECT 'teacher_correct' and "
+    "MetricLearner need the class"
+)
+
+
 class Step(NamedTuple):
     """What a pair may know of a training step besides the recorded values.
 
@@ -45,18 +52,22 @@ def labels_of(rows: Any, device: torch.device) -> Tensor:
         device: where the labels go.
 
     Raises:
-        ValueError: no labels in there.
+        ValueError: no labels in there, or images that were mixed and so are of no one class (``target``).
     """
     try:
+        mixed = any(isinstance(r, Mapping) and "target" in r for r in rows)
         if all(hasattr(r, "gt_classes") for r in rows) and len(rows):
             return torch.cat([r.gt_classes for r in rows]).to(device)
-        return torch.as_tensor([int(r["label"]) for r in rows], device=device)
+        labels = torch.as_tensor([int(r["label"]) for r in rows], device=device)
     except (TypeError, KeyError, AttributeError, IndexError):
         raise ValueError(
             "a pair needs the class of each row, and found neither sampled proposals with gt_classes nor samples with "
             "'label'. On rows of RoIs a Pair that is built by hand wants labels='roi_heads:0'; and C4 heads do not "
             "return their sampled proposals: methods that need labels want FPN heads there"
         ) from None
+    if mixed:
+        raise ValueError(_MIXED)
+    return labels
 
 
 def boxes_in_cells(batch: Any, stride: int, device: torch.device) -> list[Tensor]:

@@ -13,7 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator
 
 from .classification import data as classification
-from .data.loader import ResumableLoader, build_train_loader
+from .data.loader import TrainingLoader, build_train_loader
 from .data.noise import noise_with_boxes, noise_with_label
 from .evaluation.classification import ClassificationEvaluator
 from .evaluation.detection import DetectionEvaluator
@@ -34,15 +34,17 @@ class Task:
         noise: (height, width, classes, generator) -> a training sample of noise.
         finds_boxes: whether it is a detector.
         open_set: whether it may be measured on classes that it was not trained on.
+        classifies: whether it says one class of each image, on which student and teacher can agree.
     """
 
     classes_key: str
-    train_loader: Callable[[CfgNode, Callable[[], int]], ResumableLoader]
+    train_loader: Callable[[CfgNode, Callable[[], int]], TrainingLoader]
     test_loader: Callable[[CfgNode, str], Iterable[Any]]
     evaluator: Callable[[CfgNode, str], DatasetEvaluator]
     noise: Callable[[int, int, int, torch.Generator], dict[str, Any]]
     finds_boxes: bool
     open_set: bool = False
+    classifies: bool = False
 
     def classes(self, cfg: CfgNode) -> int | None:
         """Return the number of classes that the model of a config is built for, if there is a key for it."""
@@ -63,23 +65,32 @@ def _detection(classes_key: str) -> Task:
     )
 
 
-def _classification(evaluator: Callable[[], DatasetEvaluator], *, open_set: bool = False) -> Task:
+def _classification(evaluator: Callable[[CfgNode, str], DatasetEvaluator], *, open_set: bool = False) -> Task:
     return Task(
         "MODEL.CLASSIFIER.NUM_CLASSES",
         classification.build_train_loader,
         classification.build_test_loader,
-        lambda cfg, name: evaluator(),
+        evaluator,
         noise_with_label,
         finds_boxes=False,
         open_set=open_set,
+        classifies=not open_set,
     )
+
+
+def _accuracy(cfg: CfgNode, name: str) -> ClassificationEvaluator:
+    """The evaluator of a classifier; of a distilled one it also tells how often it agrees with its teachers."""
+    distilled = cfg.MODEL.META_ARCHITECTURE == "Distiller" and cfg.DISTILL.ENABLED
+    teachers = tuple(cfg.DISTILL.TEACHERS) if distilled and cfg.DISTILL.EVAL_TEACHERS else ()
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return ClassificationEvaluator(name, output_dir=folder, teachers=teachers)
 
 
 TASKS: dict[str, Task] = {
     "GeneralizedRCNN": _detection("MODEL.ROI_HEADS.NUM_CLASSES"),
     "RetinaNet": _detection("MODEL.RETINANET.NUM_CLASSES"),
-    "ImageClassifier": _classification(ClassificationEvaluator),
-    "MetricLearner": _classification(RetrievalEvaluator, open_set=True),
+    "ImageClassifier": _classification(_accuracy),
+    "MetricLearner": _classification(lambda cfg, name: RetrievalEvaluator(), open_set=True),
 }
 """Meta-architecture -> its task; one that is not listed is taken for a detector."""
 

@@ -1,18 +1,32 @@
 """Times, ratios and memory of a distilled step: derived by hand, and on a tiny detector."""
 
 import csv
+import itertools
 import json
 import runpy
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from det_distill.benchmark import PARTS, Report, Steps, synthetic_batches, with_random_weights
-from det_distill.benchmark.steps import build_distiller, build_plain
-from tests.tiny import classifier_cfg, detector_cfg, distill_cfg
+from det_distill.benchmark import (
+    PARTS,
+    Report,
+    Steps,
+    Throughput,
+    measure_throughput,
+    synthetic_batches,
+    with_random_weights,
+)
+from det_distill.benchmark.steps import Training, build_distiller, build_plain
+from det_distill.benchmark.throughput import Rates
+from det_distill.engine import load_config
+from tests.tiny import classifier_cfg, detector_cfg, distill_cfg, write_image_folder, write_voc
 
 TOOL = str(Path(__file__).parents[1] / "tools" / "benchmark.py")
 PAIRS = {
@@ -147,3 +161,129 @@ def test_losses_of_input_gradients_count_in_the_distilled_step_alone(tmp_path):
     cfg = with_random_weights(distill_cfg(classifier_cfg(), node, pairs), tmp_path)
     times = Steps(cfg, synthetic_batches(cfg, 8, 8, 4)).measure(2, warm_up=1)
     assert list(times) == list(PARTS) and all(t > 0 for part in times.values() for t in part)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_step_is_computed_in_the_precision_of_the_config(precision):
+    cfg = classifier_cfg()
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.PRECISION = True, precision
+    if precision == "float16":
+        with pytest.raises(ValueError, match="'float16' needs a GPU"):
+            Training(build_plain(cfg), cfg)
+        return
+    model, seen = build_plain(cfg), []
+    model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    training = Training(model, cfg)
+    (training.batch,) = synthetic_batches(cfg, 8, 8, 4, count=1)
+    training.step()
+    assert seen == [torch.bfloat16]
+
+
+def test_a_step_is_compiled_where_the_config_asks_for_it():
+    cfg = classifier_cfg()
+    cfg.MODEL.COMPILE = "nothing"
+    with pytest.raises(ValueError, match="nothing"):
+        Training(build_plain(cfg), cfg)
+    cfg.MODEL.COMPILE = "eager"
+    model = build_plain(cfg)
+    Training(model, cfg)
+    assert "forward" in vars(model.backbone)
+
+
+def test_rates_are_medians_and_ratios_medians_of_each_rounds_own_ratio():
+    first = [Rates(10, 5, 4, 0.5), Rates(20, 5, 4, 0.0), Rates(30, 5, 4, 0.25)]
+    second = [Rates(40, 5, 8, 0.25), Rates(40, 5, 4, 0.0), Rates(30, 10, 4, 0.25)]
+    found = Throughput({"images": 4}, {"workers": first, "memory": second})
+    assert found.medians() == {"workers": Rates(20, 5, 4, 0.25), "memory": Rates(40, 5, 4, 0.25)}
+    assert found.ratios() == {"memory / workers": Rates(2, 1, 1, 0)}
+    lines = found.table().splitlines()
+    assert lines[2].split() == ["workers", "20.0", "5.0", "4.0", "25.0", "%"]
+    assert lines[4].split() == ["memory", "/", "workers", "2.000", "1.000", "1.000"]
+
+
+def test_a_slow_loader_is_waited_for_and_a_fast_one_is_not(monkeypatch):
+    cfg = classifier_cfg()
+    cfg.DATASETS.TRAIN = ("noise",)
+    batches = synthetic_batches(cfg, 8, 8, 4)
+    pause = {"workers": 0.1, "memory": 0.0}
+
+    def loader(one, seed):
+        for batch in itertools.cycle(batches):
+            time.sleep(pause[one.INPUT.CLASSIFICATION.LOADER])
+            yield batch
+
+    stand_in = SimpleNamespace(train_loader=loader, finds_boxes=False)
+    monkeypatch.setattr("det_distill.benchmark.throughput.task_of", lambda cfg: stand_in)
+    rounds = measure_throughput(cfg, ["workers", "memory"], iterations=3, rounds=2)
+    assert {name: len(rates) for name, rates in rounds.items()} == {"workers": 2, "memory": 2}
+    for slow, fast in zip(rounds["workers"], rounds["memory"], strict=True):
+        assert 0 < slow.data <= 40 < fast.data and slow.both <= 40  # 4 images in 0.1 s
+        assert 0.3 * slow.both / 12 <= slow.waiting < 1  # 3 pauses in the time of 12 images
+        assert 0 < fast.waiting < slow.waiting
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The config of a classifier with data, as a file."""
+    cfg = classifier_cfg()
+    cfg.DATASETS.IMAGES.measured = CfgNode({"ROOT": str(write_image_folder(tmp_path / "images"))})
+    cfg.DATASETS.TRAIN = ("measured",)
+    (tmp_path / "images.yaml").write_text(cfg.dump())
+    yield str(tmp_path / "images.yaml")
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if "measured" in catalog.list():
+            catalog.remove("measured")
+
+
+def test_the_tool_measures_loaders_in_turn(images, monkeypatch, tmp_path, capsys):
+    files = ["--json", str(tmp_path / "b.json"), "--csv", str(tmp_path / "b.csv")]
+    loaders = ["--loader", "workers:1", "memory", "--iterations", "2", "--rounds", "2", "--warm-up", "3"]
+    monkeypatch.setattr(sys, "argv", [TOOL, "--data", "--config-file", images, *loaders, *files])
+    runpy.run_path(TOOL, run_name="__main__")
+    printed, written = capsys.readouterr().out, json.loads((tmp_path / "b.json").read_text())
+    with open(tmp_path / "b.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loader"] for row in rows] == ["workers:1", "memory"] and rows[0]["images"] == "4"
+    for row in rows:
+        medians = written["medians"][row["loader"]]
+        assert len(written["rounds"][row["loader"]]) == 2
+        assert float(row["both images/s"]) == pytest.approx(medians["both"], abs=0.1)
+        assert f"{medians['data']:.1f}" in printed and 0 <= medians["waiting"] < 1
+    assert "memory / workers:1" in printed and "waiting for data" in printed
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_detectors_loader_is_measured_too(cfg, tmp_path, distilled):
+    cfg = with_random_weights(cfg, tmp_path) if distilled else detector_cfg()
+    cfg.DATASETS.VOC.boxes = CfgNode({"ROOT": str(write_voc(tmp_path / "voc")), "SPLIT": "all"})
+    cfg.DATASETS.TRAIN = ("boxes",)
+    (tmp_path / "own.yaml").write_text(cfg.dump())
+    cfg = load_config(str(tmp_path / "own.yaml"))
+    try:
+        ((name, (rates,)),) = measure_throughput(cfg, iterations=1, rounds=1).items()
+        assert name == "workers" and min(rates.data, rates.step, rates.both) > 0 and 0 < rates.waiting < 1
+        with pytest.raises(ValueError, match="a detector has one loader"):
+            measure_throughput(cfg, ["memory"])
+    finally:
+        DatasetCatalog.remove("boxes")
+        MetadataCatalog.remove("boxes")
+
+
+@pytest.mark.parametrize(
+    ("loaders", "counts", "message"),
+    [
+        (["disc"], {}, "the loader 'disc' is unknown"),
+        (["memory:2"], {}, "the loader 'memory:2' is unknown"),
+        (["workers:x"], {}, "the loader 'workers:x' is unknown"),
+        ([], {"iterations": 0}, "measure at least one"),
+        ([], {"rounds": 0}, "measure at least one"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(images, loaders, counts, message):
+    with pytest.raises(ValueError, match=message):
+        measure_throughput(load_config(images), loaders, **counts)
+
+
+def test_throughput_needs_data_of_its_own():
+    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+        measure_throughput(classifier_cfg())

@@ -162,3 +162,21 @@ def test_saving_is_atomic_and_resuming_takes_the_newest_readable_file(tmp_path, 
         "model_0000001.pth",
         "model_0000002.pth",
     ]
+
+
+def test_averaged_weights_are_no_checkpoint_to_resume_from(tmp_path):
+    """They lie beside those of the iterations, and are the newest file."""
+    checkpointer = StudentCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("model_0000001")
+    torch.save({"model": {}}, tmp_path / "model_ema.pth")
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.get_checkpoint_file().endswith("model_0000001.pth")
+    (tmp_path / "model_0000001.pth").unlink()
+    assert not checkpointer.has_checkpoint()
+
+
+def test_a_model_weights_that_is_cut_short_is_an_error_for_people(tmp_path):
+    torch.save({"model": {"weight": torch.zeros(1000)}}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"cut\.pth is not a readable checkpoint"):
+        StudentCheckpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "cut.pth"))

@@ -90,6 +90,66 @@ def test_resume_is_exact(folder, cfg):
     assert any(not torch.equal(begin[k], straight[k]) for k in begin if "student_adapter" in k)
 
 
+EVERYTHING = {
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.BASE_LR": "1e-4",
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR",
+    "SOLVER.WARMUP_ITERS": "2",
+    "SOLVER.CLIP_GRADIENTS.ENABLED": "True",
+    "SOLVER.AMP.ENABLED": "True",
+    "SOLVER.AMP.PRECISION": "bfloat16",
+    "SOLVER.ACCUMULATE": "2",
+    "SOLVER.EMA.DECAY": "0.9",
+    "SOLVER.CHECKPOINT_PERIOD": "3",
+    "SOLVER.MAX_ITER": "6",
+    "DATASETS.TEST": "()",
+}
+
+
+def test_resume_is_exact_with_adam_a_cosine_mixed_precision_accumulation_and_an_average(folder, cfg):
+    options = [word for option in EVERYTHING.items() for word in option]
+    trainer = run(folder, cfg, "all_straight", *options)
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.0  # behind the last step
+    (folder / "all_interrupted").mkdir()
+    (folder / "all_straight" / "model_0000002.pth").rename(folder / "all_interrupted" / "model_0000002.pth")
+    assert run(folder, cfg, "all_interrupted", *options, resume=True, seed=123).start_iter == 3
+    for file in ("model_final.pth", "model_ema.pth"):
+        straight, resumed = (model_of(folder, name, file) for name in ("all_straight", "all_interrupted"))
+        assert straight.keys() == resumed.keys()
+        assert not [k for k in straight if not torch.equal(straight[k], resumed[k])]
+    assert not any(k.startswith("distill.") for k in straight)
+    final = model_of(folder, "all_straight")
+    assert any(not torch.equal(final[k], straight[k]) for k in straight)
+    whole = torch.load(folder / "all_interrupted" / "model_final.pth")
+    assert whole["trainer"]["hooks"]["WeightAverage"]["steps"] == 6
+
+
+def test_the_averaged_weights_are_measured_beside_the_students(folder, cfg):
+    options = ("SOLVER.EMA.DECAY", "0.5", "SOLVER.EMA.WARMUP", "False", "SOLVER.MAX_ITER", "2")
+    trainer = run(folder, cfg, "averaged", *options, "TEST.EVAL_PERIOD", "1", "SOLVER.BASE_LR", "0.0")
+    line = metrics(folder, "averaged")
+    assert {"ema/bbox/AP50", "ema/voc/AP50", "bbox/AP50", "voc/AP50"} < set(line)
+    assert set(trainer._last_eval_results) == {"bbox", "voc"}
+    final, average = (model_of(folder, "averaged", f"model_{name}.pth") for name in ("final", "ema"))
+    parameters = [k for k, _ in trainer.model.student.named_parameters()]
+    assert all(torch.equal(final[k], average[k]) for k in parameters)  # at a rate of 0
+    norm = "backbone.bottom_up.stem.conv1.norm.running_mean"
+    assert not torch.equal(final[norm], average[norm])
+
+
+def test_the_optimizer_and_the_step_are_those_of_the_config_and_a_wrong_one_is_told_when_built(folder, cfg):
+    place = ["OUTPUT_DIR", str(folder / "wrong_solver")]
+    trainer = Trainer(load_config(str(folder / "base.yaml"), [*place, "SOLVER.OPTIMIZER", "Adam"]))
+    assert type(trainer.optimizer) is torch.optim.Adam and trainer.model is trainer._trainer.model
+    for key, value, message in [
+        ("SOLVER.OPTIMIZER", "Lion", "SOLVER.OPTIMIZER 'Lion' is unknown"),
+        ("SOLVER.ACCUMULATE", "4", "2 images .* cannot be split into 4 equal parts"),
+        ("SOLVER.EMA.DECAY", "1.5", "SOLVER.EMA.DECAY 1.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Trainer(load_config(str(folder / "base.yaml"), [*place, key, value]))
+
+
 def test_hash_biases_are_estimated_before_the_first_step_and_leave_the_run_as_it_was(folder, cfg):
     trainer = Trainer(load_config(str(folder / "base.yaml"), ["OUTPUT_DIR", str(folder / "calibrated")]))
     lsh = trainer.model.distill["fm_box_head"].losses["lsh"]

@@ -1,17 +1,28 @@
-"""Seeds that survive a resume, and hash calibration."""
+"""Seeds that survive a resume, hash calibration, and teachers that are measured once."""
 
 import random
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.events import EventStorage
 
 from det_distill import Distiller, Pair, Pairs
 from det_distill.data.loader import seed_everything
-from det_distill.hooks import CalibrateHashes, RunSeed, calibrate_hashes
-from det_distill.losses import L2, LSH
-from tests.tiny import batch, build, detector_cfg
+from det_distill.hooks import (
+    CalibrateHashes,
+    EvaluateTeachers,
+    RunSeed,
+    calibrate_hashes,
+    data_digest,
+    measure_before_testing,
+)
+from det_distill.losses import L2, LSH, SoftTarget
+from det_distill.tasks import task_of
+from tests.tiny import batch, build, classifier_cfg, detector_cfg
 
 
 def test_seeding_reaches_every_generator_and_mixes_all_numbers():
@@ -84,3 +95,75 @@ def test_a_teachers_feature_comes_with_its_own_stride():
         _, _, seen = model.train().observe(batch())
     feature, stride = model.teacher_feature("fm", seen)
     assert stride == 16 and feature.shape[-1] * 16 >= 96 > feature.shape[-1] * 8
+
+
+def trained_with(cfg, model, teachers_hook):
+    """Run a hook before the first step; what it logged."""
+    teachers_hook.trainer = SimpleNamespace(model=model, cfg=cfg)
+    with EventStorage() as storage:
+        teachers_hook.trainer.storage = storage
+        teachers_hook.before_train()
+    return {key: value for key, (value, _) in storage.latest().items()}
+
+
+def classifiers(tmp_path):
+    """A distilled classifier's config, and the model."""
+    cfg = classifier_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.OUTPUT_DIR = "Distiller", str(tmp_path)
+    cfg.DATASETS.TEST = ("pictures",)
+    cfg.DISTILL.TEACHERS.big = CfgNode({})
+    pair = Pair("classifier", "classifier", SoftTarget(temperature=4.0))
+    student, teacher = build(classifier_cfg()), build(classifier_cfg(), 1)
+    return cfg, Distiller(student=student, pairs=Pairs(kd=pair), teachers={"big": teacher})
+
+
+def evaluate_with(cfg, model):
+    """The results of a model on four pictures, by the evaluator of a config."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 8, 8), generator=g, dtype=torch.uint8)
+    batch = [{"image_id": i, "label": i % 2, "image": image} for i, image in enumerate(images)]
+    return inference_on_dataset(model, [batch], task_of(cfg).evaluator(cfg, "pictures"))
+
+
+def test_after_the_hook_every_evaluation_of_the_student_tells_the_agreement(tmp_path):
+    cfg, model = classifiers(tmp_path)
+    assert "agreement-big" not in evaluate_with(cfg, model)["classification"]
+    hook = EvaluateTeachers(lambda teacher: evaluate_with(cfg, teacher), str(tmp_path), data_digest(cfg))
+    logged = trained_with(cfg, model, hook)
+    assert {"big/classification/top1", "big/classification/ece"} < set(logged)
+    assert not [key for key in logged if "agreement" in key]
+    agreement = evaluate_with(cfg, model)["classification"]["agreement-big"]
+    model.student.load_state_dict(model.teachers["big"].model.state_dict())
+    assert agreement < 100.0 == evaluate_with(cfg, model)["classification"]["agreement-big"]
+
+
+def test_teachers_that_are_not_to_be_measured_have_no_agreement(tmp_path):
+    cfg, model = classifiers(tmp_path)
+    measure_before_testing(cfg, model, evaluate_with)
+    assert "agreement-big" in evaluate_with(cfg, model)["classification"]
+    cfg.DISTILL.EVAL_TEACHERS = False
+    assert "agreement-big" not in evaluate_with(cfg, model)["classification"]
+
+
+def test_without_a_training_the_teacher_is_run_only_if_its_predictions_are_missing(tmp_path):
+    cfg, model = classifiers(tmp_path)
+    cfg.DISTILL.EVAL_TEACHERS = False
+    measure_before_testing(cfg, model, lambda cfg, teacher: pytest.fail("measured"))
+    cfg.DISTILL.EVAL_TEACHERS = True
+    hook = EvaluateTeachers(lambda teacher: evaluate_with(cfg, teacher), str(tmp_path), data_digest(cfg))
+    trained_with(cfg, model, hook)
+    measure_before_testing(cfg, model, lambda cfg, teacher: pytest.fail("measured again"))
+    cfg.INPUT.CLASSIFICATION.CROP = 6
+    times = []
+    measure_before_testing(cfg, model, lambda cfg, teacher: times.append(1) or evaluate_with(cfg, teacher))
+    assert times == [1]
+
+
+def test_a_detector_is_not_measured_twice_for_an_agreement(tmp_path):
+    cfg, model = detector_cfg(), distiller(LSH.random(24, 6, 1.0))
+    cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.TEST = "Distiller", ("boxes",)
+    measure_before_testing(cfg, model, lambda cfg, teacher: pytest.fail("measured"))
+    times = []
+    hook = EvaluateTeachers(lambda teacher: times.append(1) or {"bbox": {"AP": 12.0}}, str(tmp_path), "data")
+    assert trained_with(cfg, model, hook) == trained_with(cfg, model, hook) == {"t/bbox/AP": 12.0}
+    assert times == [1] and [p.name for p in tmp_path.iterdir()] == ["teachers.json"]

@@ -2,9 +2,11 @@
 """Time a distilled training step beside the plain student's step and the teacher's forward pass, in one run.
 
     python tools/benchmark.py --config-file CONFIG [--size H W] [--random-weights] [KEY VALUE ...]
+    python tools/benchmark.py --data --config-file CONFIG [--loader workers memory] [--iterations N] [KEY VALUE ...]
 
-What the ratio distilled / (plain + teacher) has above 1 is the cost of adapters, losses and taps. The
-learning rate is 0, and every pair counts from the start.
+What the ratio distilled / (plain + teacher) has above 1 is the cost of adapters, losses and taps. With --data: images
+per second of the training loader, of training on batches that lie ready, and of both together, and the share of time
+spent waiting for data; with or without a teacher. The learning rate is 0, and every pair counts from the start.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from detectron2.config import CfgNode
 from det_distill.benchmark import (
     Report,
     Steps,
+    Throughput,
     data_batches,
+    measure_throughput,
     peak_memory,
     synthetic_batches,
     with_random_weights,
@@ -41,8 +45,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--batch", type=int, help="images in a batch; default: SOLVER.IMS_PER_BATCH")
     p.add_argument(
-        "--iterations", type=int, default=10, help="repeats of every part (10), after 2 for warm-up"
+        "--iterations", type=int, default=10, help="repeats of every part (10), after some for warm-up"
     )
+    p.add_argument("--data", action="store_true", help="measure the loader, and training with it")
+    p.add_argument(
+        "--loader",
+        nargs="+",
+        metavar="NAME",
+        help="with --data, several in turn: memory, workers, workers:2; another option before KEY VALUE",
+    )
+    p.add_argument("--rounds", type=int, default=3, help="with --data, how often all is measured (3)")
+    p.add_argument("--warm-up", type=int, default=0, help="with --data, batches before the first round (0)")
     p.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE")
     p.add_argument("--teacher-precision", help="auto, float32, bfloat16 or float16")
     p.add_argument("--random-weights", action="store_true", help="need no files of teachers or paraphrasers")
@@ -64,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.random_weights:
             cfg = with_random_weights(cfg, Path(folder))
-        report = _measure(cfg, args)
+        report = _throughput(cfg, args) if args.data else _measure(cfg, args)
     print(report.table())
     if args.json:
         report.write_json(args.json)
@@ -94,6 +107,16 @@ def _measure(cfg: CfgNode, args: argparse.Namespace) -> Report:
     parts = () if args.no_memory else ("plain", "teacher", "distilled")
     peaks = {part: peak_memory(cfg, part, batches[0], inputs.get(part)) for part in parts}
     return Report(setting, seconds, peaks, *sizes)
+
+
+def _throughput(cfg: CfgNode, args: argparse.Namespace) -> Throughput:
+    if args.size:
+        raise ValueError("--size is for images of noise, --data measures those of DATASETS.TRAIN: choose one")
+    rounds = measure_throughput(
+        cfg, args.loader or (), iterations=args.iterations, rounds=args.rounds, warm_up=args.warm_up
+    )
+    setting = {**_setting(cfg, args, torch.device(cfg.MODEL.DEVICE)), "rounds": args.rounds}
+    return Throughput({**setting, "workers": cfg.DATALOADER.NUM_WORKERS}, rounds)
 
 
 def _setting(cfg: CfgNode, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

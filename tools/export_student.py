@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Write the student of a run as a plain detectron2 checkpoint and config, and as safetensors.
+"""Write the student of a run as a plain detectron2 checkpoint and config, as safetensors, and its backbone alone.
 
     python tools/export_student.py --config-file CONFIG --output FOLDER [--weights FILE] [KEY VALUE ...]
 
-CONFIG is the run's own, distilled or not; no teacher is built. Every file is loaded again and must give the
-same outputs, else nothing is written.
+CONFIG is the run's own, of a detector or a classifier, distilled or not; no teacher is built. Every file is loaded
+again and must give the same outputs, else nothing is written.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
+from det_distill.classification.mapper import mapper_for_tests
 from det_distill.engine import load_config
-from det_distill.export import ExportError, StudentExport, export_student, usage
+from det_distill.export import ExportError, StudentExport, export_student, start_of_a_detector, usage
+from det_distill.tasks import task_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read(path: str, cfg: CfgNode) -> Tensor:
-    """An image as the model sees it in a test, (3, H, W)."""
+    """An image as the model sees it in a test, (C, H, W)."""
+    if not task_of(cfg).finds_boxes:
+        return mapper_for_tests(cfg)({"file_name": path})["image"]
     pixels = read_image(path, format=cfg.INPUT.FORMAT)
     shortest = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     pixels = shortest.get_transform(pixels).apply_image(pixels)
@@ -59,7 +63,9 @@ def _report(export: StudentExport) -> str:
         difference = export.differences.get(name)
         check = "" if difference is None else f"  loaded again: largest output difference {difference:g}"
         lines.append(f"  {name:22}{size / 1e6:9.2f} MB{check}")
-    return "\n".join([*lines, "Use it in Python:", *(f"  {line}" for line in usage(export))])
+    lines += ["Use it in Python:", *(f"  {line}" for line in usage(export))]
+    lines += ["Start a detector from its backbone:", *(f"  {line}" for line in start_of_a_detector(export))]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 
     python tools/train_net.py --config-file CONFIG [--resume] [--eval-only] [--num-gpus N] [KEY VALUE ...]
 
-The options are those of detectron2's own tools/train_net.py.
+The options are those of detectron2's own tools/train_net.py. Processes are started by --num-gpus, or by torchrun:
+
+    torchrun --nproc-per-node N tools/train_net.py --config-file CONFIG [KEY VALUE ...]
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from det_distill.checkpoint import StudentCheckpointer
 from det_distill.engine import Trainer, setup
+from det_distill.launch import LaunchError, launch
 
 
 def main(args: argparse.Namespace) -> Any:
@@ -54,11 +57,7 @@ if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     if not arguments.config_file:
         sys.exit("train_net.py: --config-file is missing: name a YAML file or a config of the model zoo")
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    try:
+        launch(main, arguments)
+    except LaunchError as error:
+        sys.exit(f"train_net.py: {error}")

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .steps import Batch, Training, autocast, build_distiller, build_plain
+from ..train_step import autocast
+from .steps import Batch, Training, build_distiller, build_plain
 
 __all__ = ["peak_memory"]
 

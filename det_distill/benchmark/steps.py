@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling import build_model
-from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..compilation import compile_backbones
 from ..config import build_student
 from ..distiller import Distiller
 from ..hooks import calibrate_hashes
 from ..padding import image_sizes
+from ..solver import build_optimizer
 from ..targets import Step
 from ..timing import elapsed
+from ..train_step import TrainStep, autocast
 
-__all__ = ["PARTS", "Steps", "Training", "autocast", "build_distiller", "build_plain"]
+__all__ = ["PARTS", "Steps", "Training", "build_distiller", "build_plain"]
 
 PARTS = ("plain", "teacher", "pairs", "distilled")
 """What is timed, as the methods of `Steps`."""
@@ -65,12 +66,6 @@ def build_distiller(cfg: CfgNode, batches: Sequence[Batch]) -> Distiller:
     return model
 
 
-def autocast(cfg: CfgNode) -> torch.autocast:
-    """Return the trainer's mixed precision, where the config asks for it."""
-    device = torch.device(cfg.MODEL.DEVICE).type
-    return torch.autocast(device, dtype=torch.float16, enabled=cfg.SOLVER.AMP.ENABLED)
-
-
 def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if cfg.MODEL.WEIGHTS:
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
@@ -78,18 +73,19 @@ def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 class Training:
-    """detectron2's own training step, `AMPTrainer`'s if the config asks for it, at learning rate 0.
+    """The trainer's own step, in the precision and the parts that ``SOLVER`` asks for, at learning rate 0.
 
     The optimizer does all of its work and the weights stay, so that every step has the same proposals.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode) -> None:
+        if cfg.MODEL.COMPILE:
+            compile_backbones(model, cfg.MODEL.COMPILE)
         optimizer = build_optimizer(cfg, model)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         self.batch: Batch = []
-        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer(model, self._batches(), optimizer)
+        self._trainer = TrainStep.from_config(cfg, model, self._batches(), optimizer)
         self._storage = EventStorage()
 
     def _batches(self) -> Iterator[Batch]:

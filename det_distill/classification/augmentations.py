@@ -1,6 +1,9 @@
-"""What happens to an image on its way to a classifier: functions from (H, W, C) uint8 to (H, W, C) uint8.
+"""What happens to an image on its way to a classifier: functions from uint8 (C, H, W) to uint8 (C, H, W).
 
-Randomness comes from numpy's global generator, which the training loader seeds for each image.
+Images are RGB or have one channel: the colour augmentations of ``torchvision.transforms.v2`` weigh channels in that
+order. Randomness comes from torch's global generator alone, which the training loader seeds for each image. What
+torchvision does, it does here; the classes of this file are those operations that must not do what it would: fill up
+an image that is too small, or say so without naming a key of the config.
 """
 
 from __future__ import annotations
@@ -9,30 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from PIL import Image
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+from torchvision.transforms import v2
 
-__all__ = ["Augmentation", "CentreCrop", "Pad", "RandomCrop", "RandomFlip", "Resize", "in_turn"]
+__all__ = ["Augmentation", "CentreCrop", "Pad", "RandomCrop", "augmentation", "in_turn", "resizing"]
 
-Augmentation = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Resize so that the shorter side has `size` pixels, bilinear with anti-aliasing (Pillow's)."""
-
-    size: int
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Resize."""
-        height, width = image.shape[:2]
-        scale = self.size / min(height, width)
-        target = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
-        if target == (width, height):
-            return image
-        planes = image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image)
-        resized = np.asarray(Image.fromarray(planes).resize(target, Image.Resampling.BILINEAR))
-        return resized.reshape(target[1], target[0], image.shape[2])
+Augmentation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,14 +29,20 @@ class Pad:
     size: int
     mode: Literal["zero", "reflect"] = "zero"
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("zero", "reflect"):
-            raise ValueError(f"INPUT.CLASSIFICATION.PAD_MODE {self.mode!r}: choose 'zero' or 'reflect'")
+    def __call__(self, image: Tensor) -> Tensor:
+        """Pad.
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Pad."""
-        sides = ((self.size, self.size), (self.size, self.size), (0, 0))
-        return np.pad(image, sides, mode="constant" if self.mode == "zero" else "reflect")
+        Raises:
+            ValueError: the image has too few pixels to be mirrored.
+        """
+        if self.mode == "zero":
+            return v2.functional.pad(image, [self.size])
+        if min(image.shape[-2:]) <= self.size:
+            raise ValueError(
+                f"the image has {_pixels(image)} pixels, too few to mirror {self.size} of them: set a smaller "
+                "INPUT.CLASSIFICATION.PAD, or PAD_MODE to 'zero'"
+            )
+        return v2.functional.pad(image, [self.size], padding_mode="reflect")
 
 
 @dataclass(frozen=True)
@@ -58,13 +51,13 @@ class RandomCrop:
 
     size: int
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: Tensor) -> Tensor:
         """Crop.
 
         Raises:
             ValueError: the image is too small.
         """
-        return _crop(image, self.size, lambda room: np.random.randint(room + 1))
+        return _crop(image, self.size, lambda room: int(torch.randint(room + 1, ())))
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class CentreCrop:
 
     size: int
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: Tensor) -> Tensor:
         """Crop.
 
         Raises:
@@ -82,29 +75,63 @@ class CentreCrop:
         return _crop(image, self.size, lambda room: room // 2)
 
 
-@dataclass(frozen=True)
-class RandomFlip:
-    """Mirror left to right with probability 1/2."""
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Mirror, or not."""
-        return image[:, ::-1] if np.random.rand() < 0.5 else image
+def resizing(node: CfgNode) -> list[Augmentation]:
+    """Return what ``RESIZE`` of ``INPUT.CLASSIFICATION`` asks for: the shorter side, bilinear with anti-aliasing."""
+    return [v2.Resize(node.RESIZE, antialias=True)] if node.RESIZE else []
 
 
-def in_turn(augmentations: Sequence[Augmentation], image: np.ndarray) -> np.ndarray:
+def augmentation(node: CfgNode, blank: Sequence[float]) -> list[Augmentation]:
+    """Return the random part of training, in the order of the keys of ``INPUT.CLASSIFICATION``.
+
+    Args:
+        node: checked already.
+        blank: the colour (0 to 255, a value per channel) of what RandAugment leaves empty and of what is erased.
+    """
+    steps: list[Augmentation] = []
+    colour = [float(min(max(round(value), 0), 255)) for value in blank]
+    if node.AUGMENTATION == "resized_crop":
+        steps += [
+            v2.RandomResizedCrop(node.CROP, scale=tuple(node.SCALE), ratio=(3 / 4, 4 / 3), antialias=True)
+        ]
+    elif node.CROP:
+        steps += [Pad(node.PAD, node.PAD_MODE)] if node.PAD else []
+        steps += [RandomCrop(node.CROP)]
+    if node.FLIP:
+        steps += [v2.RandomHorizontalFlip()]
+    if node.COLOR_JITTER:
+        steps += [v2.ColorJitter(*(3 * [node.COLOR_JITTER]))]
+    if node.RAND_AUGMENT.OPERATIONS:
+        steps += [
+            v2.RandAugment(
+                node.RAND_AUGMENT.OPERATIONS,
+                node.RAND_AUGMENT.MAGNITUDE,
+                num_magnitude_bins=31,
+                interpolation=v2.InterpolationMode.BILINEAR,
+                fill=colour,
+            )
+        ]
+    if node.ERASE:
+        steps += [v2.RandomErasing(node.ERASE, value=colour)]
+    return steps
+
+
+def in_turn(augmentations: Sequence[Augmentation], image: Tensor) -> Tensor:
     """Return the image after all of them."""
-    for augmentation in augmentations:
-        image = augmentation(image)
+    for step in augmentations:
+        image = step(image)
     return image
 
 
-def _crop(image: np.ndarray, size: int, place: Callable[[int], int]) -> np.ndarray:
+def _crop(image: Tensor, size: int, place: Callable[[int], int]) -> Tensor:
     """Cut a square out; `place` says how far it moves down, and right, of the pixels that it can."""
-    height, width = image.shape[:2]
+    height, width = image.shape[-2:]
     if min(height, width) < size:
         raise ValueError(
-            f"the image has {height} x {width} pixels where it is to be cropped to {size} x {size}: set "
+            f"the image has {_pixels(image)} pixels where it is to be cropped to {size} x {size}: set "
             "INPUT.CLASSIFICATION.RESIZE, or a smaller CROP"
         )
-    top, left = place(height - size), place(width - size)
-    return image[top : top + size, left : left + size]
+    return v2.functional.crop(image, place(height - size), place(width - size), size, size)
+
+
+def _pixels(image: Tensor) -> str:
+    return " x ".join(map(str, image.shape[-2:]))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from ..modeling import add_cifar_resnet_config
-
 __all__ = ["add_classification_config"]
 
 
@@ -50,4 +48,3 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.DATASETS.IMAGES = CfgNode(new_allowed=True)
     # name: {DATASET: one of torchvision's ("CIFAR10"), ROOT: the folder of its files, SPLIT: "train" or "test"}
     cfg.DATASETS.TORCHVISION = CfgNode(new_allowed=True)
-    add_cifar_resnet_config(cfg)

@@ -8,37 +8,60 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
+from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..data.identity_sampler import IdentitySampler
-from ..data.loader import ResumableLoader, images_per_process, training_sampler
-from .mapper import mapper_for_tests, mapper_for_training
+from ..data.loader import ResumableLoader, TrainingLoader, images_per_process, training_sampler
+from .batch_augmentations import batch_augmentations
+from .mapper import ClassificationMapper, mapper_for_tests, mapper_for_training
+from .memory import DecodedImages, MemoryLoader, MiddleOfEach, decoded
+from .mixed_loader import MixedLoader
+from .mixing import mixer
 
 __all__ = ["build_test_loader", "build_train_loader"]
 
 
-def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader:
-    """Build the training loader: endless, exactly resumable, augmentation seeded by the place in the stream.
+def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> TrainingLoader:
+    """Build the training loader: endless, exactly resumable, all that is random seeded by the place in the stream.
 
     ``DATALOADER.SAMPLER_TRAIN`` may be any of detectron2's, whose repeat factors count images per class, or
     "IdentitySampler": batches with several images of each class (``DATALOADER.IDENTITY_SAMPLER``).
+    ``INPUT.CLASSIFICATION.LOADER`` says where images are read and augmented; batches are the same images either way.
 
     Args:
         cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH, DATALOADER, INPUT.
         seed: returns the seed.
 
     Raises:
-        ValueError: no training data or none of labelled images, an unknown sampler, or a batch that cannot be shared
-            among the processes.
+        ValueError: no training data or none of labelled images, sets of different classes, an unknown sampler or
+            loader, a batch that cannot be shared among the processes; for "memory" see `decoded` and
+            `batch_augmentations`.
     """
-    if not cfg.DATASETS.TRAIN:
+    names = cfg.DATASETS.TRAIN
+    if not names:
         raise ValueError("DATASETS.TRAIN is empty: name training data")
-    dicts = [record for name in cfg.DATASETS.TRAIN for record in _labelled(name)]
+    mix, in_memory = mixer(cfg), _in_memory(cfg)
+    dicts = [record for name in names for record in _labelled(name)]
+    if len(names) > 1:
+        check_metadata_consistency("thing_classes", list(names))
+    make = _memory_loader if in_memory else _reading_loader
+    loader = make(cfg, dicts, _sampler(cfg, dicts), seed)
+    return loader if mix is None else MixedLoader(loader, mix, seed)
+
+
+Sampler = Callable[[int], Iterator[int]]
+
+
+def _reading_loader(
+    cfg: CfgNode, dicts: Sequence[dict[str, Any]], sampler: Sampler, seed: Callable[[], int]
+) -> ResumableLoader:
     return ResumableLoader(
         dicts,
         mapper_for_training(cfg),
-        _sampler(cfg, dicts),
+        sampler,
         batch_size=images_per_process(cfg),
         group_by_aspect_ratio=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -46,7 +69,30 @@ def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader
     )
 
 
-def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], Iterator[int]]:
+def _memory_loader(
+    cfg: CfgNode, dicts: Sequence[dict[str, Any]], sampler: Sampler, seed: Callable[[], int]
+) -> MemoryLoader:
+    mapper, batch_size = mapper_for_training(cfg), images_per_process(cfg)
+    reader = ClassificationMapper(cfg.INPUT.FORMAT, prepare=mapper.prepare)
+    height, width = reader(dicts[0])["image"].shape[1:]
+    augmentations = batch_augmentations(cfg, (height, width))
+    return MemoryLoader(
+        _decoded(cfg, dicts, reader), augmentations, sampler, batch_size=batch_size, seed=seed
+    )
+
+
+def _decoded(cfg: CfgNode, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict]) -> DecodedImages:
+    return decoded(dicts, mapper, torch.device(cfg.MODEL.DEVICE), threads=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _in_memory(cfg: CfgNode) -> bool:
+    where = cfg.INPUT.CLASSIFICATION.LOADER
+    if where not in ("workers", "memory"):
+        raise ValueError(f"INPUT.CLASSIFICATION.LOADER {where!r}: choose 'workers' or 'memory'")
+    return bool(where == "memory")
+
+
+def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Sampler:
     if cfg.DATALOADER.SAMPLER_TRAIN != "IdentitySampler":
         return training_sampler(cfg, [{"annotations": [{"category_id": d["label"]}]} for d in dicts])
 
@@ -66,15 +112,22 @@ def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], I
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Build the loader of a test set: every image once, shared among the processes.
 
-    Batches are those of training; of one image where images are not cropped to one size.
+    Batches are those of training; of one image where images may have different sizes. With
+    ``INPUT.CLASSIFICATION.LOADER`` "memory" this process's images are decoded the first time, and lie on the device
+    for the tests that follow.
 
     Raises:
-        ValueError: no labelled images, or a batch that cannot be shared among the processes.
+        ValueError: no labelled images, an unknown loader, or a batch that cannot be shared among the processes; for
+            "memory" see `decoded`.
     """
+    batch_size, crop = images_per_process(cfg), cfg.INPUT.CLASSIFICATION.CROP
+    if _in_memory(cfg):
+        own = MiddleOfEach(_kept(cfg, name), crop)
+        return DataLoader(own, batch_size=batch_size, collate_fn=list, generator=torch.Generator())
     dataset = MapDataset(DatasetFromList(_labelled(name), copy=False), mapper_for_tests(cfg))
     return DataLoader(
         dataset,
-        batch_size=images_per_process(cfg) if cfg.INPUT.CLASSIFICATION.CROP else 1,
+        batch_size=batch_size if crop else 1,
         sampler=InferenceSampler(len(dataset)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
@@ -82,11 +135,33 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     )
 
 
+_KEPT: dict[str, tuple[object, tuple[Any, ...], DecodedImages]] = {}
+"""Name of a test set -> what loads it, how its images were prepared, and this process's images."""
+
+
+def _kept(cfg: CfgNode, name: str) -> DecodedImages:
+    mapper = mapper_for_tests(cfg)  # checks the config
+    source, dicts = DatasetCatalog[name], _labelled(name)
+    setting = (
+        cfg.MODEL.DEVICE,
+        cfg.INPUT.FORMAT,
+        cfg.INPUT.CLASSIFICATION.RESIZE,
+        comm.get_rank(),
+        comm.get_world_size(),
+    )
+    if name not in _KEPT or _KEPT[name][0] is not source or _KEPT[name][1] != setting:
+        _KEPT.pop(name, None)  # leaves its memory to what follows
+        whole = ClassificationMapper(cfg.INPUT.FORMAT, prepare=mapper.prepare)
+        own = [dicts[index] for index in InferenceSampler(len(dicts))]
+        _KEPT[name] = source, setting, _decoded(cfg, own, whole)
+    return _KEPT[name][2]
+
+
 def _labelled(name: str) -> list[dict[str, Any]]:
     dicts: list[dict[str, Any]] = DatasetCatalog.get(name)
     if not dicts or "label" not in dicts[0]:
         raise ValueError(
             f"the dataset {name!r} has no images with a class of their own: a classifier needs one of "
-            "DATASETS.IMAGES"
+            "DATASETS.IMAGES or DATASETS.TORCHVISION"
         )
     return dicts

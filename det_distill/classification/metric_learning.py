@@ -46,7 +46,7 @@ def add_metric_learning_config(cfg: CfgNode) -> None:
 class MetricLearner(ImageClassifier):
     """`ImageClassifier` with the losses of metric learning, each with a weight; 0 leaves it out.
 
-        loss_cls             cross entropy of the classifier's logits
+        loss_cls             cross entropy of the classifier's logits, smoothed as an `ImageClassifier`'s
         loss_large_margin    `LargeMarginSoftmax` with the classifier's weight, on the embedding as it is
         loss_verification    `verification_loss`: pairs of one identity only
         loss_triplet         `triplet_loss`: all triplets of the batch
@@ -155,7 +155,7 @@ class MetricLearner(ImageClassifier):
     def _losses(self, embedding: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         if self.weights["loss_cls"]:
-            losses["loss_cls"] = F.cross_entropy(logits, labels)
+            losses["loss_cls"] = self._cross_entropy(logits, labels)
         if self.weights["loss_large_margin"]:
             weight, share = self.classifier.weight.float(), anneal(self._iteration(), *self.annealing)
             losses["loss_large_margin"] = self._large_margin(embedding, labels, weight, share)

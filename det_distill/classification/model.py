@@ -13,6 +13,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
+from ..targets import labels_of
+from .image_format import check_format, in_format
+
 __all__ = ["GlobalAveragePool", "ImageClassifier"]
 
 
@@ -48,13 +51,14 @@ class ImageClassifier(nn.Module):
     penultimate vectors, before and behind the linear embedding; the same where there is none), ``classifier``
     (logits, (B, num_classes)).
 
-    A batch is a list of dicts: ``image``, (C, H, W), 0 to 255; ``label``, the number of the class, in training;
-    ``format`` ("RGB" or "BGR", may be absent): an image in the other order than the model's has its channels
-    reversed. So a teacher may want another order than its student. All images of a batch have one size: padding
-    would enter the average. For the same reason sizes are multiples of the backbone's ``size_divisibility``.
+    A batch is a list of dicts: ``image``, (C, H, W), 0 to 255; in training ``label``, the number of the class, or
+    ``target``, (num_classes,), the shares of the classes in a mixed image; ``format`` ("RGB", "BGR" or "L", may be
+    absent): an image in another one than the model's is converted, see `in_format`. So a teacher may want another
+    order than its student. All images of a batch have one size: padding would enter the average. For the same reason
+    sizes are multiples of the backbone's ``size_divisibility``. Images may lie on the model's device already.
 
-    In training it returns ``{"loss_cls": cross entropy, mean over the batch}``, in float32; in eval mode a list of
-    ``{"logits": (num_classes,), "embedding": (D,)}`` in float32, one per image.
+    In training it returns ``{"loss_cls": cross entropy, mean over the batch}``, in float32 under autocast too; in eval
+    mode a list of ``{"logits": (num_classes,), "embedding": (D,)}`` in float32, one per image.
 
     Args:
         backbone: returns maps by name. (detectron2's ``MODEL.BACKBONE.FREEZE_AT`` is 2: set it to 0 to train a ResNet
@@ -68,10 +72,12 @@ class ImageClassifier(nn.Module):
             the teacher's ``embedding`` a pair there needs no adapter.
         pixel_mean: per channel, in the order of `input_format`, subtracted from pixels of 0 to 255.
         pixel_std: per channel; the difference is divided by it.
-        input_format: "RGB" or "BGR".
+        input_format: "RGB", "BGR" or "L" (one channel).
+        label_smoothing: e; the target is (1 - e) times what the sample says plus e / K for every class.
 
     Raises:
-        ValueError: no such feature, or counts that make no sense.
+        ValueError: no such feature, an unknown format or not a mean and std for each of its channels, or numbers that
+            make no sense.
     """
 
     pixel_mean: Tensor
@@ -88,6 +94,7 @@ class ImageClassifier(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         input_format: str = "BGR",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         shapes = backbone.output_shape()
@@ -101,6 +108,9 @@ class ImageClassifier(nn.Module):
                 f"a classifier of {num_classes} classes with an embedding of {embedding_dim} features: "
                 "MODEL.CLASSIFIER.NUM_CLASSES must be at least 1, EMBEDDING_DIM at least 0"
             )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"MODEL.CLASSIFIER.LABEL_SMOOTHING {label_smoothing}: at least 0 and below 1")
+        check_format(input_format, pixel_mean, pixel_std)
         channels = int(shapes[self.feature].channels or 0)
         self.backbone = backbone
         self.pool = GlobalAveragePool(channels)
@@ -109,6 +119,7 @@ class ImageClassifier(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
         self.num_classes, self.input_format = num_classes, input_format
+        self.label_smoothing = label_smoothing
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(list(values)).view(-1, 1, 1), persistent=False)
 
@@ -123,6 +134,7 @@ class ImageClassifier(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
+            "label_smoothing": cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
         }
 
     @property
@@ -136,7 +148,7 @@ class ImageClassifier(nn.Module):
         embedding = self.embedding(self.pool(maps[self.feature]))
         logits = self.classifier(embedding).float()
         if self.training:
-            return {"loss_cls": F.cross_entropy(logits, self._labels(batch))}
+            return {"loss_cls": self._cross_entropy(logits, self._targets(batch))}
         rows = zip(logits, embedding.float(), strict=True)
         return [{"logits": row, "embedding": vector} for row, vector in rows]
 
@@ -147,7 +159,8 @@ class ImageClassifier(nn.Module):
             ValueError: images of unequal size, of another number of channels, or of a size that the backbone would
                 have to pad.
         """
-        images = [self._in_own_format(sample) for sample in batch]
+        own = self.input_format
+        images = [in_format(sample["image"], sample.get("format", own), own) for sample in batch]
         sizes = {tuple(image.shape) for image in images}
         if len(sizes) > 1:
             raise ValueError(
@@ -168,19 +181,29 @@ class ImageClassifier(nn.Module):
             )
         return (pixels.float() - self.pixel_mean) / self.pixel_std
 
-    def _in_own_format(self, sample: Mapping[str, Any]) -> Tensor:
-        image: Tensor = sample["image"]
-        stored = sample.get("format", self.input_format)
-        if stored == self.input_format:
-            return image
-        if {stored, self.input_format} != {"RGB", "BGR"}:
-            raise ValueError(f"an image in format {stored} for a classifier of {self.input_format} images")
-        return image.flip(0)
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of logits in float32 and classes (B,) or shares of classes (B, K); smoothed."""
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+
+    def _targets(self, batch: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Shares (B, K) if the images are mixed, else classes (B,)."""
+        if not any("target" in sample for sample in batch):
+            return self._labels(batch)
+        if not all("target" in sample for sample in batch):
+            raise ValueError("some samples of a batch have a 'target' and some have none: mix all or none")
+        targets = torch.stack([sample["target"] for sample in batch]).to(self.device, torch.float32)
+        if targets.shape[1:] != (self.num_classes,):
+            raise ValueError(
+                f"targets of {' x '.join(map(str, targets.shape[1:]))} numbers for a classifier of "
+                f"{self.num_classes} classes: mixing follows MODEL.CLASSIFIER.NUM_CLASSES"
+            )
+        return targets
 
     def _labels(self, batch: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Classes (B,); mixed images, which have none, are an error."""
         if any("label" not in sample for sample in batch):
             raise ValueError("training a classifier needs the number of the class, 'label', in every sample")
-        return torch.tensor([int(sample["label"]) for sample in batch], device=self.device)
+        return labels_of(batch, self.device)
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -21,6 +21,9 @@ class Source(Protocol):
 class LoadedOnce:
     """What DatasetCatalog calls: reads the files at the first call and returns fresh copies afterwards.
 
+    Numpy arrays in the dicts (pixels) are not copied: every call gives views of the same memory, so a source makes them
+    read-only.
+
     Attributes:
         name: the dataset's name.
         source: where it comes from.
@@ -29,12 +32,14 @@ class LoadedOnce:
     name: str
     source: Source
     _pickled: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    _arrays: list[pickle.PickleBuffer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __call__(self) -> list[dict[str, Any]]:
         """The dataset's dicts, which the caller may change."""
         if self._pickled is None:
-            self._pickled = pickle.dumps(self.source.load(self.name), protocol=pickle.HIGHEST_PROTOCOL)
-        return pickle.loads(self._pickled)
+            dicts, self._arrays = self.source.load(self.name), []
+            self._pickled = pickle.dumps(dicts, protocol=5, buffer_callback=self._arrays.append)
+        return pickle.loads(self._pickled, buffers=self._arrays)
 
 
 def register_once(name: str, source: Source) -> bool:

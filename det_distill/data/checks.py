@@ -23,8 +23,8 @@ def check_datasets(
 ) -> None:
     """Load every dataset of DATASETS.TRAIN and DATASETS.TEST once and compare it with the model.
 
-    Datasets of `register_voc` and `register_coco` are checked completely by their loaders, those of
-    `register_images` as far as their folders; for others, the built-in ones among them, every file must exist.
+    Datasets of `register_voc`, `register_coco` and `register_torchvision` are checked completely by their loaders,
+    those of `register_images` as far as their folders; for others, the built-in ones among them, every file must exist.
 
     Args:
         cfg: a config with DATASETS.TRAIN and DATASETS.TEST, its own datasets registered.
@@ -34,7 +34,8 @@ def check_datasets(
 
     Raises:
         DatasetError: a name is not registered (lists the nearest names), files are missing, a dataset is
-            empty or cannot be used, the class count is not the model's, or class lists differ.
+            empty or cannot be used, an image has a label beyond the classes, the class count is not the model's, or
+            class lists differ.
     """
     names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     classes = {name: _checked_classes(name) for name in names}
@@ -59,7 +60,7 @@ def _checked_classes(name: str) -> list[str]:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.5)
         raise DatasetError(
             f"The dataset '{name}' is not registered. Nearest names: {', '.join(near) or 'none'}. "
-            "Define it under DATASETS.VOC, DATASETS.COCO or DATASETS.IMAGES."
+            "Define it under DATASETS.VOC, DATASETS.COCO, DATASETS.IMAGES or DATASETS.TORCHVISION."
         )
     dicts = _load(name)
     if not dicts:
@@ -70,6 +71,13 @@ def _checked_classes(name: str) -> list[str]:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if not classes:
         raise DatasetError(f"The dataset '{name}' has no class names (thing_classes) in its metadata.")
+    wrong = [r for r in dicts if "label" in r and not 0 <= r["label"] < len(classes)]
+    if wrong:
+        image = wrong[0].get("file_name") or wrong[0].get("image_id")
+        raise DatasetError(
+            f"The dataset '{name}' has {len(classes)} classes, but {len(wrong)} images have a label that is not 0 to "
+            f"{len(classes) - 1}: {wrong[0]['label']} of {image}, for example."
+        )
     return list(classes)
 
 
@@ -80,7 +88,8 @@ def _load(name: str) -> list[dict[str, Any]]:
         dicts = DatasetCatalog.get(name)
     except OSError as error:
         raise DatasetError(f"The dataset '{name}' cannot be read: {error}.\n{_advice(name)}") from error
-    missing = [record["file_name"] for record in dicts if not Path(record["file_name"]).is_file()]
+    files = [record["file_name"] for record in dicts if "file_name" in record]
+    missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise DatasetError(
             f"The dataset '{name}' lists {len(missing)} image files that do not exist: "

@@ -1,4 +1,4 @@
-"""Datasets named in a config: `DATASETS.VOC`, `.COCO` and `.IMAGES`, mappings from name to keys."""
+"""Datasets named in a config: `DATASETS.VOC`, `.COCO`, `.IMAGES` and `.TORCHVISION`, mappings from name to keys."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +7,14 @@ from detectron2.config import CfgNode
 
 from det_distill.data.coco import register_coco
 from det_distill.data.image_folder import register_images
+from det_distill.data.imagenet import IMAGENET_1K
+from det_distill.data.torchvision_sets import register_torchvision
 from det_distill.data.voc import register_voc
 
 _VOC_KEYS = {"ROOT": "root", "SPLIT": "split", "CLASSES": "classes", "DIFFICULT": "difficult"}
 _COCO_KEYS = {"JSON": "json", "IMAGES": "images"}
 _IMAGES_KEYS = {"ROOT": "root", "CLASSES": "classes", "QUERIES": "queries"}
+_TORCHVISION_KEYS = {"DATASET": "dataset", "ROOT": "root", "SPLIT": "split"}
 
 
 def register_from_config(cfg: CfgNode) -> None:
@@ -21,15 +24,16 @@ def register_from_config(cfg: CfgNode) -> None:
           VOC:  {cells_train: {ROOT: "datasets/BCCD", SPLIT: "trainval", CLASSES: [], DIFFICULT: "keep"}}
           COCO: {my_train: {JSON: "my/train.json", IMAGES: "my/train"}}
           IMAGES: {cifar10_train: {ROOT: "cifar10/train", CLASSES: []}, shoes: {ROOT: "gallery", QUERIES: "queries"}}
+          TORCHVISION: {digits: {DATASET: "SVHN", ROOT: "svhn", SPLIT: "train[6000:]+extra"}}
 
     Calling it again with the same entries changes nothing.
 
     Args:
-        cfg: a config with DATASETS.VOC, DATASETS.COCO and DATASETS.IMAGES (each may be absent).
+        cfg: a config with DATASETS.VOC, .COCO, .IMAGES and .TORCHVISION (each may be absent).
 
     Raises:
         ValueError: an unknown, missing or mistyped key, or a name that another dataset has; see
-            `register_voc`, `register_coco` and `register_images` for the keys.
+            `register_voc`, `register_coco`, `register_images` and `register_torchvision` for the keys.
     """
     for name, entry in cfg.DATASETS.get("VOC", {}).items():
         _register(f"DATASETS.VOC.{name}", name, entry, register_voc, _VOC_KEYS, required=("ROOT", "SPLIT"))
@@ -39,6 +43,15 @@ def register_from_config(cfg: CfgNode) -> None:
         )
     for name, entry in cfg.DATASETS.get("IMAGES", {}).items():
         _register(f"DATASETS.IMAGES.{name}", name, entry, register_images, _IMAGES_KEYS, required=("ROOT",))
+    for name, entry in cfg.DATASETS.get("TORCHVISION", {}).items():
+        _register(
+            f"DATASETS.TORCHVISION.{name}",
+            name,
+            {"ROOT": "", **entry} if isinstance(entry, Mapping) else entry,
+            register_torchvision,
+            _TORCHVISION_KEYS,
+            required=("DATASET", "SPLIT"),
+        )
 
 
 def _register(
@@ -58,7 +71,8 @@ def _register(
     if missing := [key for key in required if not entry.get(key)]:
         raise ValueError(f"{where} needs {' and '.join(missing)}. The valid keys are {valid}.")
     for key, value in entry.items():
-        _check_type(f"{where}.{key}", value, is_list=key == "CLASSES")
+        a_known_list = value == IMAGENET_1K and where.startswith("DATASETS.IMAGES.")
+        _check_type(f"{where}.{key}", value, is_list=key == "CLASSES" and not a_known_list)
     register(name, **{keys[key]: value for key, value in entry.items()})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from det_distill.data.catalog import register_once, resolve_path
+from det_distill.data.imagenet import IMAGENET_1K, imagenet_advice, imagenet_classes
 from det_distill.data.images import SUFFIXES
 from det_distill.data.problems import SHOWN, DatasetReport
 
@@ -42,7 +43,7 @@ class ClassFolders:
 
 
 def register_images(
-    name: str, root: str | Path, classes: Sequence[str] = (), queries: str | Path = ""
+    name: str, root: str | Path, classes: Sequence[str] | str = (), queries: str | Path = ""
 ) -> str:
     """Register a folder with one folder of images per class with detectron2.
 
@@ -54,7 +55,8 @@ def register_images(
         root: the folder; a relative one is looked up in the working directory, then in $DETECTRON2_DATASETS
             (default "datasets").
         classes: the class names, which are folders, in the order of their numbers.  Empty: all folders there are,
-            sorted by name.
+            sorted by name.  "imagenet-1k": the 1000 WordNet ids of ImageNet in their usual order; their readable names
+            go into the metadata as class_descriptions, in the same order.
         queries: for retrieval, a second folder of the same form, looked up likewise: its images are the queries and
             those of `root` the gallery.  Empty: there are no roles, every image searches all others.
 
@@ -62,9 +64,17 @@ def register_images(
         `name`, so that a LazyConfig can register a dataset where it names it.
 
     Raises:
-        ValueError: a class is listed twice, the queries lie in the gallery or it in them, or the name is taken by
-            another dataset.
+        ValueError: a class is listed twice, the queries lie in the gallery or it in them, the name is taken by
+            another dataset, or "imagenet-1k" without the package timm.
     """
+    descriptions: dict[str, str] = {}
+    if isinstance(classes, str):
+        if classes != IMAGENET_1K:
+            raise ValueError(
+                f"Dataset '{name}': classes must be a list of names or '{IMAGENET_1K}', not '{classes}'."
+            )
+        descriptions = imagenet_classes()
+        classes = list(descriptions)
     if repeated := sorted({entry for entry in classes if list(classes).count(entry) > 1}):
         raise ValueError(f"Dataset '{name}': {repeated} are listed more than once in its classes.")
     source = ClassFolders(resolve_path(root), tuple(classes), resolve_path(queries) if str(queries) else None)
@@ -74,6 +84,8 @@ def register_images(
         metadata.set(dirname=str(source.root), evaluator_type="image_classification")
         if found := source.class_names():
             metadata.thing_classes = list(found)
+        if descriptions:
+            metadata.class_descriptions = list(descriptions.values())
     return name
 
 
@@ -118,6 +130,7 @@ def load_images(root: Path, classes: Sequence[str] = (), queries: Path | None = 
     ]
     if not report.of("folder missing", "no class folder"):
         _report_classes(names, dicts, places, report)
+    report.advice = imagenet_advice(root, names, _folders(root))
     report.settle(logger)
     if queries is not None:
         _warn_of_queries_without_gallery(names, dicts, root)
@@ -147,11 +160,12 @@ def _report_classes(
 ) -> None:
     """What is wrong with classes: a class needs a folder, and should have an image, in one of the places."""
     seen, present = {record["label"] for record in dicts}, {p: _folders(p) for p in places.values()}
+    there_are = f"there are: {', '.join(_all_folders(*present)[:20])}"
     for label, name in enumerate(names):
         folders = [place / name for place in present if name in present[place]]
         if not folders:
-            root, found = next(iter(present)), _all_folders(*present)
-            report.add("class folder missing", root / name, f"there are: {', '.join(found[:20])}")
+            report.add("class folder missing", next(iter(present)) / name, there_are)
+            there_are = ""  # once is enough
         elif label not in seen:
             report.add("class without image", folders[0])
     for role, place in places.items():

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,14 +29,24 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "ResumableLoader",
+    "TrainingLoader",
     "build_train_loader",
     "images_per_process",
     "seed_everything",
+    "token_batches",
     "training_sampler",
 ]
 
 _MAX_TRIES = 100
 Token = tuple[int, int]
+
+
+class TrainingLoader(Protocol):
+    """An endless iterable of batches; each ``iter()`` starts at batch `start`, counted from 0."""
+
+    start: int
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
 
 
 def seed_everything(*numbers: int) -> None:
@@ -98,6 +109,28 @@ class _MappedByPosition(Dataset):
             raise RuntimeError(f"cannot read {entry.get('file_name')}: {error}") from error
 
 
+def token_batches(
+    indices: Iterable[int], batch_size: int, group: Callable[[int], Hashable] = lambda index: None
+) -> Iterator[list[Token]]:
+    """Yield this rank's batches of (position, index) from the stream of its indices.
+
+    The position counts the images of all processes: the n-th index of this one has rank + n * (number of processes).
+
+    Args:
+        indices: the stream.
+        batch_size: images per batch on this rank.
+        group: says, for an index, with which others it may share a batch.
+    """
+    rank, world = comm.get_rank(), comm.get_world_size()
+    groups: defaultdict[Hashable, list[Token]] = defaultdict(list)
+    for count, index in enumerate(indices):
+        tokens = groups[group(index)]
+        tokens.append((rank + count * world, index))
+        if len(tokens) == batch_size:
+            yield list(tokens)
+            tokens.clear()
+
+
 class ResumableLoader:
     """An infinite iterable of batches (lists of dicts); each ``iter()`` starts at batch `start`.
 
@@ -130,15 +163,8 @@ class ResumableLoader:
         )
 
     def batches(self) -> Iterator[list[Token]]:
-        """Yield this rank's batches of (position in the stream, index), from the very first on."""
-        rank, world = comm.get_rank(), comm.get_world_size()
-        groups: dict[bool, list[Token]] = {True: [], False: []}
-        for count, index in enumerate(self._sampler(self._seed())):
-            group = groups[self._is_wide[index]]
-            group.append((rank + count * world, index))
-            if len(group) == self._batch_size:
-                yield list(group)
-                group.clear()
+        """Return this rank's batches of (position in the stream, index), from the very first on."""
+        return token_batches(self._sampler(self._seed()), self._batch_size, self._is_wide.__getitem__)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         loader = DataLoader(

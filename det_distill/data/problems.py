@@ -44,6 +44,9 @@ FATAL = {
     "categories",
     "broken json entry": "repair the entry",
     "id used twice": "ids of images and of annotations must be unique",
+    "data file missing": "a relative ROOT is looked up in the working directory, then in $DETECTRON2_DATASETS "
+    "(default: datasets); nothing is downloaded",
+    "data file damaged": "get it again, and unpack it again",
     "no class folder": "it must hold one folder of images per class, named as the class",
     "class folder missing": "make it, or take the class out of CLASSES",
     "no image at all": "put the images of each class into its folder: .jpg, .png, .bmp, .tif or .webp",
@@ -74,11 +77,15 @@ class DatasetReport:
 
     Args:
         dataset: what the message calls the dataset, for example "datasets/BCCD (split train)".
+
+    Attributes:
+        advice: what the error says last, where there is more to say than the remark of each kind; "": nothing.
     """
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
         self.problems: list[DatasetProblem] = []
+        self.advice = ""
 
     def add(self, kind: str, file: object, detail: str = "") -> None:
         """Note one problem.
@@ -106,7 +113,8 @@ class DatasetReport:
             DatasetError: there is at least one fatal problem; lists the first files of each kind.
         """
         if fatal := list(self._lines(FATAL)):
-            raise DatasetError("\n".join([f"{self.dataset} cannot be used:", *fatal]))
+            advice = [f"  {self.advice}"] if self.advice else []
+            raise DatasetError("\n".join([f"{self.dataset} cannot be used:", *fatal, *advice]))
         if left_out := list(self._lines(LEFT_OUT)):
             logger.warning("\n".join([f"{self.dataset} has problems; training goes on:", *left_out]))
 

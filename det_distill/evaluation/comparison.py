@@ -29,6 +29,7 @@ class _Column(NamedTuple):
     heading: str
     decimals: int
     logged: str = ""  # the run's scalar; "" for what is measured here
+    optional: bool = False  # left out if no row has it
 
 
 _RESULTS: Mapping[str, tuple[_Column, ...]] = {
@@ -39,7 +40,8 @@ _RESULTS: Mapping[str, tuple[_Column, ...]] = {
     ),
     "classification": (
         _Column("top1", "top-1", 1, "classification/top1"),
-        _Column("top5", "top-5", 1, "classification/top5"),
+        _Column("top5", "top-5", 1, "classification/top5", optional=True),
+        _Column("ece", "ECE", 1, "classification/ece", optional=True),
     ),
     "retrieval": (
         _Column("recall_at_1", "R@1", 1, "retrieval/R1"),
@@ -49,9 +51,15 @@ _RESULTS: Mapping[str, tuple[_Column, ...]] = {
 """What a model is compared by, from the results that its run logged; the first that a row has."""
 _EXPLANATIONS: Mapping[str, str] = {
     "bbox": "AP and AP50 in percent by COCO rules, AP50 (VOC) by VOC rules (area under the curve)",
-    "classification": "Top-1 and top-5 accuracy in percent",
+    "classification": "Top-k accuracy in percent: the class is among the k most probable ones",
     "retrieval": "Recall at 1 and mean average precision of the retrieval in percent",
 }
+_OPTIONAL_EXPLANATIONS: Mapping[str, str] = {
+    "ece": "ECE is the expected calibration error in percent (15 bins)",
+    "agreement": "Agreement is the percentage of the images for which the teacher predicts the same class",
+}
+_AGREEMENT, _CLASS = "classification/agreement-", "classification/top1-"
+_SHOWN_CLASSES = 20
 _COSTS = (
     _Column("parameters_millions", "parameters (M)", 2),
     _Column("gflops", "GFLOPs", 2),
@@ -66,8 +74,8 @@ class ComparisonRow:
     Attributes:
         name: what the table calls it.
         results: what its run logged, in percent: of a detector ``bbox/AP``, ``bbox/AP50`` (COCO rules) and ``voc/AP50``
-            (VOC rules), of a classifier ``classification/top1`` and ``top5``, of a metric learner ``retrieval/R1`` and
-            ``mAP``; a missing one is shown as "-".
+            (VOC rules), of a classifier ``classification/top1``, ``top5``, ``ece``, ``agreement-<teacher>``
+            and ``top1-<class>``, of a metric learner ``retrieval/R1`` and ``mAP``; a missing one is shown as "-".
         cost: what one image costs.
     """
 
@@ -83,7 +91,21 @@ def _kind(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _columns(rows: Sequence[ComparisonRow]) -> tuple[_Column, ...]:
-    return (*_RESULTS[_kind(rows)], *_COSTS)
+    results = [c for c in _RESULTS[_kind(rows)] if not c.optional or any(c.logged in r.results for r in rows)]
+    return (*results, *_agreements(rows), *_COSTS)
+
+
+def _agreements(rows: Sequence[ComparisonRow]) -> list[_Column]:
+    """A column per teacher."""
+    names = _endings(rows, _AGREEMENT) if _kind(rows) == "classification" else []
+    return [_Column(f"agreement_{n}", f"agreement with {n}", 1, _AGREEMENT + n) for n in names]
+
+
+def _endings(rows: Sequence[ComparisonRow], beginning: str) -> list[str]:
+    """What follows after `beginning` in the keys of the rows' results, in the order of the first row that has it."""
+    return list(
+        dict.fromkeys(k[len(beginning) :] for r in rows for k in r.results if k.startswith(beginning))
+    )
 
 
 def _values(row: ComparisonRow, columns: Sequence[_Column]) -> dict[str, float]:
@@ -97,23 +119,40 @@ def _values(row: ComparisonRow, columns: Sequence[_Column]) -> dict[str, float]:
 
 
 def comparison_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Return the table as Markdown, with a line below that explains its columns."""
-    header, *body = _cells(rows)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join(["| " + " | ".join(cells) + " |" for cells in lines] + ["", _explanation(rows), ""])
+    """Return the table as Markdown, with a line below that explains its columns; see `comparison_text`."""
+    parts = [_markdown(_cells(rows)), _explanation(rows)]
+    if classes := _class_cells(rows):
+        parts += [_markdown(classes)]
+    return "\n\n".join(parts) + "\n"
 
 
 def comparison_text(rows: Sequence[ComparisonRow]) -> str:
-    """Return the table for a console, with a line below that explains its columns."""
-    lines = _cells(rows)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    """Return the table for a console, with a line below that explains its columns.
+
+    Of classifiers of up to 20 classes a second table follows, with the accuracy by class: a row per class, a column per
+    model.
+    """
+    parts = [_text(_cells(rows)), _explanation(rows)]
+    if classes := _class_cells(rows):
+        parts += [_text(classes)]
+    return "\n\n".join(parts)
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> str:
+    header, *body = cells
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     texts = [
         "  ".join(
             [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
         )
-        for line in lines
+        for line in cells
     ]
-    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:], "", _explanation(rows)])
+    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
 
 
 def _cells(rows: Sequence[ComparisonRow]) -> list[list[str]]:
@@ -125,13 +164,27 @@ def _cells(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     return table
 
 
+def _class_cells(rows: Sequence[ComparisonRow]) -> list[list[str]]:
+    """The accuracy of every class, and their mean; [] without classes, or with too many to be read."""
+    names = [name for name in _endings(rows, _CLASS) if name != "mean"]
+    if not names or len(names) > _SHOWN_CLASSES or _kind(rows) != "classification":
+        return []
+    table = [["top-1 of the class", *(row.name for row in rows)]]
+    for name in [*names, "mean"]:
+        values = [row.results.get(_CLASS + name, float("nan")) for row in rows]
+        table.append([name, *(_number(value, 1) for value in values)])
+    return table
+
+
 def _number(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
 
 
 def _explanation(rows: Sequence[ComparisonRow]) -> str:
     """What was measured how; sizes, devices and threads once if they are the same for all rows."""
-    text = f"{_EXPLANATIONS[_kind(rows)]}. 1 GFLOP is 1e9 multiply-adds of one image"
+    shown = {column.key.split("_")[0] for column in _columns(rows)}
+    notes = [_EXPLANATIONS[_kind(rows)], *(v for k, v in _OPTIONAL_EXPLANATIONS.items() if k in shown)]
+    text = f"{'. '.join(notes)}. 1 GFLOP is 1e9 multiply-adds of one image"
     settings = {(r.cost.height, r.cost.width, r.cost.device, r.cost.threads) for r in rows}
     if len(settings) == 1:
         height, width, device, threads = settings.pop()

@@ -3,6 +3,14 @@
 from .check import ExportError
 from .plain_config import needs_det_distill, plain_config
 from .student import StudentExport, export_student
-from .usage import usage
+from .usage import start_of_a_detector, usage
 
-__all__ = ["ExportError", "StudentExport", "export_student", "needs_det_distill", "plain_config", "usage"]
+__all__ = [
+    "ExportError",
+    "StudentExport",
+    "export_student",
+    "needs_det_distill",
+    "plain_config",
+    "start_of_a_detector",
+    "usage",
+]

@@ -11,6 +11,8 @@ from detectron2.structures import Instances
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..checkpoint import StrictCheckpointer
+
 __all__ = ["ExportError", "bottom_up", "check_files"]
 
 _SIZE = (192, 256)
@@ -31,6 +33,7 @@ def _whole(model: nn.Module) -> nn.Module:
 
 
 _Part = Callable[[nn.Module], nn.Module]
+_BY_ENDS_OF_NAMES = "backbone.pth"
 _READERS: dict[str, tuple[Callable[[Path], Mapping[str, Tensor]], _Part]] = {
     "student.pth": (lambda path: torch.load(path, weights_only=True)["model"], _whole),
     "student.safetensors": (load_file, _whole),
@@ -44,14 +47,14 @@ def check_files(
 ) -> dict[str, float]:
     """Load each file of weights into a model of its own, strictly, and compare outputs.
 
-    Compared are the maps of the backbone and the detections, or logits; for ``backbone.safetensors`` the maps of
-    `bottom_up`.
+    Compared are the maps of the backbone and the detections, or logits; for ``backbone.safetensors`` and
+    ``backbone.pth`` the maps of `bottom_up`.
 
     Args:
         folder: holds the files.
         model: what they were written from, in eval mode on the CPU.
         build: returns a new model.
-        image: (3, H, W), 0 to 255; default: noise.
+        image: (C, H, W), 0 to 255; default: noise.
 
     Returns:
         File name -> largest absolute difference, which is 0.
@@ -59,13 +62,14 @@ def check_files(
     Raises:
         ExportError: a file does not load, or outputs differ or are not finite.
     """
-    inputs = _inputs(image)
+    inputs = _inputs(image, len(model.pixel_mean))  # type: ignore[arg-type]
     differences = {}
-    for name, (read, part) in _READERS.items():
+    parts = {**{name: part for name, (_, part) in _READERS.items()}, _BY_ENDS_OF_NAMES: bottom_up}
+    for name, part in parts.items():
         fresh = build()
         try:
-            part(fresh).load_state_dict(read(folder / name), strict=True)
-        except RuntimeError as error:
+            _load(name, part(fresh), folder / name)
+        except (RuntimeError, ValueError) as error:
             raise ExportError(f"{name} does not load into a model built from config.yaml: {error}") from error
         expected, found = (_outputs(m, part(m), inputs) for m in (model, fresh))
         differences[name] = largest_difference(expected, found)
@@ -77,10 +81,18 @@ def check_files(
     return differences
 
 
-def _inputs(image: Tensor | None) -> list[dict[str, Any]]:
+def _load(name: str, part: nn.Module, path: Path) -> None:
+    """Load a file into a part, strictly; ``backbone.pth`` as detectron2 does, below another level of names."""
+    if name == _BY_ENDS_OF_NAMES:
+        StrictCheckpointer(nn.ModuleDict({"backbone": part})).load(str(path))
+    else:
+        part.load_state_dict(_READERS[name][0](path), strict=True)
+
+
+def _inputs(image: Tensor | None, channels: int) -> list[dict[str, Any]]:
     if image is None:
         noise = torch.Generator().manual_seed(0)
-        image = torch.randint(0, 256, (3, *_SIZE), generator=noise, dtype=torch.uint8)
+        image = torch.randint(0, 256, (channels, *_SIZE), generator=noise, dtype=torch.uint8)
     return [{"image": image, "height": image.shape[-2], "width": image.shape[-1]}]
 
 

@@ -20,8 +20,8 @@ def plain_config(cfg: CfgNode) -> CfgNode:
     """Return the config of the student of `cfg` alone.
 
     ``MODEL.META_ARCHITECTURE`` is the student's. Keys that detectron2 lacks are dropped, except those that differ from
-    det_distill's defaults below ``MODEL``, which say how the student is built, and, of a classifier, in
-    ``INPUT.CLASSIFICATION``, which says how its images are prepared.
+    det_distill's defaults below ``MODEL``, which say how the student is built (but ``MODEL.COMPILE`` says how it is
+    trained), and, of a classifier, in ``INPUT.CLASSIFICATION``, which says how its images are prepared.
 
     Raises:
         ValueError: `cfg` trains paraphrasers, which are no student.
@@ -35,6 +35,7 @@ def plain_config(cfg: CfgNode) -> CfgNode:
         )
     if plain.MODEL.META_ARCHITECTURE == "Distiller":
         plain.MODEL.META_ARCHITECTURE = plain.DISTILL.STUDENT_ARCHITECTURE
+    plain.MODEL.pop("COMPILE", None)
     kept = ("MODEL", "INPUT") if builds(plain.MODEL.META_ARCHITECTURE, ImageClassifier) else ("MODEL",)
     _drop_unknown(plain, get_detectron2_cfg(), get_cfg(), (), kept)
     return plain

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import detectron2
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
 from ..config import build_student
+from ..handover import NETWORK, describe
 from .check import bottom_up, check_files
 from .plain_config import needs_det_distill, plain_config, read_plain_config
 
 __all__ = ["StudentExport", "export_student"]
 
-_FILES = ("student.pth", "config.yaml", "student.safetensors", "backbone.safetensors")
+_FILES = ("student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class StudentExport:
             one that was loaded from the file; 0 for every file.
         needs_det_distill: the student has parts that stock detectron2 lacks.
         architecture: its ``MODEL.META_ARCHITECTURE``.
+        pixels: key of a config -> value, as the network wants its images: ``INPUT.FORMAT``, ``MODEL.PIXEL_MEAN``,
+            ``MODEL.PIXEL_STD``.
     """
 
     folder: Path
@@ -42,6 +46,7 @@ class StudentExport:
     differences: dict[str, float]
     needs_det_distill: bool
     architecture: str
+    pixels: dict[str, Any]
 
 
 def export_student(
@@ -49,13 +54,16 @@ def export_student(
 ) -> StudentExport:
     """Write the student of a distilled or plain run to a folder.
 
-    * ``student.pth``: a detectron2 checkpoint, ``{"model": ...}``; no key begins with ``distill.``.
+    * ``student.pth``: a detectron2 checkpoint, ``{"model": ..., "network": ...}`` (see `describe`); no key of its
+      tensors begins with ``distill.``.
     * ``config.yaml``: the student's config, see `plain_config`; ``MODEL.WEIGHTS`` names ``student.pth``.
     * ``student.safetensors``: the same tensors.
     * ``backbone.safetensors``: the backbone alone, by its own key names; below an FPN the bottom-up network
       alone.
+    * ``backbone.pth``: the same as a start for a detector: stock ``DetectionCheckpointer`` finds the places by the
+      ends of the names, below an FPN or without. Counters of batches are left out: frozen batch normalisation has none.
 
-    The metadata of the safetensors are texts: ``architecture``, ``backbone``, ``input_format`` (RGB or BGR),
+    The metadata of the safetensors are texts: ``architecture``, ``backbone``, ``input_format`` (RGB, BGR or L),
     ``pixel_mean`` and ``pixel_std`` (JSON lists; subtract, then divide; for pixels of 0 to 255), and the
     versions of ``torch`` and ``detectron2``.
 
@@ -68,7 +76,7 @@ def export_student(
         cfg: a run's config, distilled or not.
         weights: its checkpoint: any file or URL that detectron2 loads and that has all of the student.
         output: the folder.
-        image: (3, H, W), 0 to 255, channels as in ``cfg.INPUT.FORMAT``, to compare on; default: noise.
+        image: (C, H, W), 0 to 255, channels as in ``cfg.INPUT.FORMAT``, to compare on; default: noise.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -91,7 +99,18 @@ def export_student(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sizes = {name: (folder / name).stat().st_size for name in _FILES}
-    return StudentExport(folder, sizes, differences, needs_det_distill(plain), plain.MODEL.META_ARCHITECTURE)
+    return StudentExport(
+        folder,
+        sizes,
+        differences,
+        needs_det_distill(plain),
+        plain.MODEL.META_ARCHITECTURE,
+        {
+            "INPUT.FORMAT": plain.INPUT.FORMAT,
+            "MODEL.PIXEL_MEAN": list(plain.MODEL.PIXEL_MEAN),
+            "MODEL.PIXEL_STD": list(plain.MODEL.PIXEL_STD),
+        },
+    )
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -129,13 +148,25 @@ def _build(cfg: CfgNode) -> nn.Module:
 
 def _write(folder: Path, plain: CfgNode, model: nn.Module) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    torch.save({"model": state}, folder / "student.pth")
+    described = describe(model)
+    torch.save({"model": state, NETWORK: described}, folder / "student.pth")
+    torch.save(_backbone_checkpoint(model, described), folder / "backbone.pth")
     (folder / "config.yaml").write_text(plain.dump())
     metadata = _metadata(plain, model)
     for name, part in (("student", model), ("backbone", bottom_up(model))):
         # safetensors refuses tensors that share memory
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in part.state_dict().items()}
         save_file(tensors, folder / f"{name}.safetensors", metadata={**metadata, "part": name})
+
+
+def _backbone_checkpoint(model: nn.Module, described: dict[str, Any]) -> dict[str, Any]:
+    state = bottom_up(model).state_dict()
+    return {
+        "model": {k: v.detach().cpu() for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        "matching_heuristics": True,
+        "__author__": "det_distill",
+        NETWORK: {**described, "part": "backbone"},
+    }
 
 
 def _metadata(plain: CfgNode, model: nn.Module) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """detectron2's feature pyramid around any of this package's backbones, as a config asks for it."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -27,3 +29,13 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
         top_block=top,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def last_input(cfg: CfgNode, features: Sequence[str]) -> str:
+    """The last of `features`, which are in the order of the network, that ``MODEL.FPN.IN_FEATURES`` names.
+
+    A backbone below an FPN ends there: what lies behind would get no gradient. Where none is named it is the last of
+    all, and :func:`build_fpn` says what is wrong.
+    """
+    named = [name for name in features if name in cfg.MODEL.FPN.IN_FEATURES]
+    return (named or features)[-1]

@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone
-from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from .fpn import build_fpn
+from .layers import conv
 
 __all__ = [
     "CifarResNet",
@@ -78,7 +78,7 @@ class CifarResNet(Backbone):
                 f"a stem of {channels} channels before a stage of {STAGES['res2'][0] * width} needs shortcut 'B': "
                 "'A' can only add channels"
             )
-        self.stem = _conv(in_channels, channels, norm, 3)
+        self.stem = conv(in_channels, channels, 3, norm=norm)
         for name, (base, stride) in STAGES.items():
             stage = nn.Sequential()
             for block in range(blocks):
@@ -106,11 +106,11 @@ class _Block(CNNBlockBase):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str, norm: str) -> None:
         super().__init__(in_channels, out_channels, stride)
-        self.conv1 = _conv(in_channels, out_channels, norm, 3, stride)
-        self.conv2 = _conv(out_channels, out_channels, norm, 3)
+        self.conv1 = conv(in_channels, out_channels, 3, stride=stride, norm=norm)
+        self.conv2 = conv(out_channels, out_channels, 3, norm=norm)
         same = stride == 1 and in_channels == out_channels
         project = shortcut == "B" and not same
-        self.shortcut = _conv(in_channels, out_channels, norm, 1, stride) if project else None
+        self.shortcut = conv(in_channels, out_channels, 1, stride=stride, norm=norm) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu(self.conv1(x)))
@@ -122,20 +122,6 @@ class _Block(CNNBlockBase):
             x = x[:, :, :: self.stride, :: self.stride]
         added = self.out_channels - self.in_channels
         return F.pad(x, (0, 0, 0, 0, 0, added)) if added else x
-
-
-def _conv(in_channels: int, out_channels: int, norm: str, size: int, stride: int = 1) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=size,
-        stride=stride,
-        padding=size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
-    c2_msra_fill(conv)
-    return conv
 
 
 def add_cifar_resnet_config(cfg: CfgNode) -> None:

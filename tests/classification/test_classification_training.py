@@ -23,6 +23,27 @@ from tests.tiny import (
     write_voc,
 )
 
+NODE = "INPUT.CLASSIFICATION"
+STRONG = (
+    *(
+        f"{NODE}.AUGMENTATION",
+        "resized_crop",
+        f"{NODE}.COLOR_JITTER",
+        0.4,
+        f"{NODE}.RAND_AUGMENT.OPERATIONS",
+        2,
+    ),
+    *(
+        f"{NODE}.ERASE",
+        0.5,
+        f"{NODE}.MIXUP",
+        0.4,
+        f"{NODE}.CUTMIX",
+        1.0,
+        "MODEL.CLASSIFIER.LABEL_SMOOTHING",
+        0.1,
+    ),
+)
 PAIRS = {"fm": {"METHOD": "FeatureMimicking", "AT": ["embedding"], "LSH": True, "HASHES": 32, "WEIGHT": 0.5}}
 
 
@@ -81,17 +102,19 @@ def test_a_plain_classifier_learns_and_is_measured(folder, plain):
     assert {k.split(".")[0] for k in weights(folder, "plain")} == {"backbone", "classifier"}
 
 
-def test_a_distilled_one_is_resumed_exactly(folder, distilled):
+@pytest.mark.parametrize("more", [(), STRONG], ids=["plainly", "strongly"])
+def test_a_distilled_one_is_resumed_exactly(folder, distilled, more):
     """4 iterations straight, and 2 + a new process' worth of objects + 2, end in the same weights."""
-    options = ("DATASETS.TEST", "()", "SOLVER.STEPS", "(3,)", "SOLVER.MAX_ITER", "4")
-    run(folder, distilled, "straight", *options)
-    (folder / "interrupted").mkdir()
-    (folder / "straight" / "model_0000001.pth").rename(folder / "interrupted" / "model_0000001.pth")
-    assert run(folder, distilled, "interrupted", *options, resume=True).start_iter == 2
-    straight, resumed = weights(folder, "straight"), weights(folder, "interrupted")
+    options = ("DATASETS.TEST", "()", "SOLVER.STEPS", "(3,)", "SOLVER.MAX_ITER", "4", *map(str, more))
+    first, second = f"straight{len(more)}", f"interrupted{len(more)}"
+    run(folder, distilled, first, *options)
+    (folder / second).mkdir()
+    (folder / first / "model_0000001.pth").rename(folder / second / "model_0000001.pth")
+    assert run(folder, distilled, second, *options, resume=True).start_iter == 2
+    straight, resumed = weights(folder, first), weights(folder, second)
     assert straight.keys() == resumed.keys() and "distill.fm_embedding.losses.lsh.bias" in straight
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
-    begin = weights(folder, "interrupted", "model_0000001.pth")
+    begin = weights(folder, second, "model_0000001.pth")
     assert not torch.equal(begin["classifier.weight"], straight["classifier.weight"])
 
 
@@ -108,7 +131,11 @@ def test_the_teachers_accuracy_stands_beside_the_students(folder, distilled):
     logged = metrics(folder, "measured")
     assert {"big/classification/top1", "classification/top1", "distill_fm_embedding_l2"} <= set(logged)
     results = json.loads((folder / "measured" / "teachers.json").read_text())["big"]["results"]
-    assert set(results["classification"]) == {"top1", "nll"}
+    by_class = {"top1-disc", "top1-square", "top1-mean"}
+    assert set(results["classification"]) == {"top1", "nll", "ece", *by_class}
+    assert 0 <= logged["classification/agreement-big"] <= 100
+    files = {f"{kind}_coloured.json" for kind in ("classification", "teacher_big")}
+    assert {p.name for p in (folder / "measured" / "inference").iterdir()} == files
 
 
 def test_a_paraphraser_of_a_classifier_is_trained_on_images_without_boxes(folder, distilled):
@@ -126,8 +153,11 @@ def test_a_paraphraser_of_a_classifier_is_trained_on_images_without_boxes(folder
     assert "distill_ft_res4" in metrics(folder, "ft")
 
 
-def test_batches_are_the_same_with_worker_processes_and_from_the_middle(plain):
-    here, there = plain.clone(), plain.clone()
+@pytest.mark.parametrize("more", [(), STRONG], ids=["plain", "strong"])
+def test_batches_are_the_same_with_worker_processes_and_from_the_middle(plain, more):
+    here = plain.clone()
+    here.merge_from_list(list(more))
+    there = here.clone()
     there.DATALOADER.NUM_WORKERS = 1
     first = iter(build_train_loader(here, lambda: 3))
     batches = [next(first) for _ in range(3)]
@@ -136,6 +166,7 @@ def test_batches_are_the_same_with_worker_processes_and_from_the_middle(plain):
     for expected, found in zip(batches[1:], later, strict=False):
         assert [x["image_id"] for x in expected] == [x["image_id"] for x in found]
         assert all(torch.equal(a["image"], b["image"]) for a, b in zip(expected, found, strict=True))
+        assert all(("target" in x) == bool(more) for x in found)
 
 
 def test_a_test_set_is_seen_once_in_order_and_uncropped_images_one_by_one(plain):
@@ -223,19 +254,21 @@ def test_a_classifier_of_default_values_can_be_exported_too(folder):
     assert set(export.differences.values()) == {0.0}
 
 
-def test_its_backbone_starts_a_detector_when_the_prefix_is_taken_off(folder, plain):
-    """detectron2 matches names by their ends, and ``backbone.stem`` is no end of ``backbone.bottom_up.stem``."""
+@pytest.mark.parametrize("part", ["the whole file", "the backbone alone"])
+def test_its_backbone_starts_a_detector_that_names_its_file(folder, plain, part):
     detector = detector_cfg()
     detector.MODEL.BACKBONE.NAME = "build_cifar_resnet_fpn_backbone"
     detector.MODEL.CIFAR_RESNET.DEPTH = 8
     detector.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
     detector.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32]]
     detector.MODEL.RPN.IN_FEATURES, detector.MODEL.ROI_HEADS.IN_FEATURES = ["p1", "p2", "p3"], ["p1", "p2"]
-    classifier, model = build(plain, seed=5), build(detector)
-    expected, begun = classifier.backbone.state_dict(), model.backbone.bottom_up.stem.weight.clone()
-    for name, state in [("whole", classifier.state_dict()), ("backbone", expected)]:
-        torch.save({"model": state, "matching_heuristics": True}, folder / f"{name}.pth")
-    StudentCheckpointer(model).resume_or_load(str(folder / "whole.pth"), resume=False)
-    assert torch.equal(model.backbone.bottom_up.stem.weight, begun)
-    StudentCheckpointer(model).resume_or_load(str(folder / "backbone.pth"), resume=False)
-    assert all(torch.equal(v, expected[k]) for k, v in model.backbone.bottom_up.state_dict().items())
+    run(folder, plain, "short", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()")
+    file, model = folder / "short" / "model_final.pth", build(detector)
+    trained = {k: v for k, v in weights(folder, "short").items() if k.startswith("backbone.")}
+    expected = {k.removeprefix("backbone."): v for k, v in trained.items()}
+    if part == "the backbone alone":
+        file = folder / "backbone.pth"
+        torch.save({"model": expected, "matching_heuristics": True}, file)
+    StudentCheckpointer(model).resume_or_load(str(file), resume=False)
+    found = model.backbone.bottom_up.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(v, expected[k]) for k, v in found.items())

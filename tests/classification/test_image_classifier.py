@@ -57,6 +57,10 @@ def on_pixels(divisibility=0, **options):
     return ImageClassifier(backbone=Pixels(divisibility), **{**defaults, **options})
 
 
+def on_gray(mean=0.0, std=1.0):
+    return on_pixels(input_format="L", pixel_mean=[mean], pixel_std=[std])
+
+
 def samples(count=2, size=(8, 8), seed=0, **more):
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, *size), generator=g, dtype=torch.uint8)
@@ -113,8 +117,65 @@ def test_an_image_in_the_other_channel_order_is_reversed():
     expected = model.normalized_images(batch)
     assert torch.equal(model.normalized_images(reversed_), expected)
     assert torch.equal(model.normalized_images(unnamed), expected)
-    with pytest.raises(ValueError, match="an image in format L for a classifier of RGB"):
-        model.normalized_images([{**batch[0], "format": "L"}])
+    with pytest.raises(ValueError, match="an image in format YUV for a classifier of RGB"):
+        model.normalized_images([{**batch[0], "format": "YUV"}])
+
+
+def test_one_channel_becomes_three_equal_ones_and_colour_becomes_gray():
+    gray = torch.randint(0, 256, (1, 8, 8), dtype=torch.uint8)
+    for form in ("RGB", "BGR"):
+        model = on_pixels(input_format=form, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3)
+        seen = model.normalized_images([{"image": gray, "format": "L"}])
+        assert torch.equal(seen[0], gray.float().expand(3, -1, -1))
+    image = torch.tensor([[[200.0]], [[100.0]], [[50.0]]])
+    for form, colour in (("RGB", image), ("BGR", image.flip(0))):
+        (seen,) = on_gray().normalized_images([{"image": colour, "format": form}])
+        assert seen.shape == (1, 1, 1) and seen.item() == pytest.approx(
+            0.299 * 200 + 0.587 * 100 + 0.114 * 50, abs=0.1
+        )
+    with pytest.raises(ValueError, match="an image in format L needs 1 channel.*this one has 3"):
+        on_pixels().normalized_images([{"image": image, "format": "L"}])
+
+
+def test_a_teacher_of_colour_sees_the_gray_images_of_its_student():
+    cfg = classifier_cfg()
+    cfg.MODEL.PIXEL_MEAN = [100.0, 100.0, 100.0]
+    student, teacher = on_gray(100.0, 64.0), Teacher(build(cfg))
+    teacher.bind(student, ["backbone@input"])
+    batch = [{"image": x["image"][:1], "format": "L"} for x in samples()]
+    (seen,) = teacher(batch).values()
+    assert torch.equal(seen, student.normalized_images(batch).expand(-1, 3, -1, -1))
+
+
+def test_the_loss_of_a_mixed_image_is_that_of_its_classes_by_their_shares():
+    model = on_pixels().train()
+    batch = [{**x, "target": torch.tensor([0.3, 0.7])} for x in samples(3)]
+    alone = [model([{**x, "label": k} for x in samples(3)])["loss_cls"] for k in (0, 1)]
+    assert torch.allclose(model(batch)["loss_cls"], 0.3 * alone[0] + 0.7 * alone[1])
+
+
+def test_smoothing_gives_every_class_its_part_of_mixed_and_of_plain_images():
+    """e = 0.2, two classes: the target (0, 1) becomes (0.1, 0.9), and (0.3, 0.7) becomes (0.34, 0.66)."""
+    smooth, plain = on_pixels(label_smoothing=0.2).train(), on_pixels().train()
+    smooth.load_state_dict(plain.state_dict())
+    (sample,) = samples(1)
+    for given, meant in (({"label": 1}, [0.1, 0.9]), ({"target": torch.tensor([0.3, 0.7])}, [0.34, 0.66])):
+        found = smooth([{**sample, **given}])["loss_cls"]
+        assert torch.allclose(found, plain([{**sample, "target": torch.tensor(meant)}])["loss_cls"])
+    assert torch.equal(smooth.eval()([sample])[0]["logits"], plain.eval()([sample])[0]["logits"])
+
+
+def test_the_config_smooths_labels():
+    cfg = classifier_cfg()
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.3
+    assert build(cfg).label_smoothing == 0.3 and build(classifier_cfg()).label_smoothing == 0
+
+
+def test_images_that_lie_in_one_tensor_are_as_good_as_single_ones():
+    model = on_pixels().train()
+    together = torch.stack([x["image"] for x in samples(4)])
+    rows = [{**x, "image": row} for x, row in zip(samples(4), together, strict=True)]
+    assert torch.equal(model(rows)["loss_cls"], model(samples(4))["loss_cls"])
 
 
 def test_half_precision_gives_a_loss_and_logits_in_float32():
@@ -130,6 +191,11 @@ def test_half_precision_gives_a_loss_and_logits_in_float32():
         (samples(1) + samples(1, (8, 6)), r"different sizes, 8 x 6, 8 x 8.*CROP"),
         ([{"image": torch.zeros(1, 8, 8), "label": 0}], "images of 1 channels .* PIXEL_MEAN of 3"),
         ([{"image": torch.zeros(3, 8, 8)}], "'label', in every sample"),
+        ([*samples(1), {**samples(1)[0], "target": torch.ones(2) / 2}], "some samples .* mix all or none"),
+        (
+            [{**samples(1)[0], "target": torch.ones(3) / 3}],
+            "targets of 3 numbers for a classifier of 2 classes",
+        ),
     ],
 )
 def test_a_batch_that_cannot_be_used_is_an_error_for_people(batch, message):
@@ -150,6 +216,12 @@ def test_a_size_that_the_backbone_would_pad_is_refused():
         ({"feature": "res5"}, "FEATURE 'res5': this backbone returns same, negative"),
         ({"num_classes": 0}, "NUM_CLASSES must be at least 1"),
         ({"embedding_dim": -1}, "EMBEDDING_DIM at least 0"),
+        ({"label_smoothing": 1.0}, "LABEL_SMOOTHING 1.0: at least 0 and below 1"),
+        ({"input_format": "YUV"}, "INPUT.FORMAT 'YUV'"),
+        (
+            {"pixel_mean": [0.0]},
+            "PIXEL_MEAN has 1 values and PIXEL_STD 3, where INPUT.FORMAT 'RGB' has 3 channels",
+        ),
     ],
 )
 def test_a_classifier_that_cannot_be_built_is_an_error_for_people(options, message):

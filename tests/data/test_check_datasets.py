@@ -1,5 +1,6 @@
 """What the trainer asks at start: are the datasets there, and do they fit the model?"""
 
+import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -67,6 +68,18 @@ def test_an_empty_dataset_of_other_code_is_an_error():
     DatasetCatalog.register("theirs", list)
     with pytest.raises(DatasetError, match="'theirs' has no images"):
         check_datasets(config(["theirs"]), 1)
+
+
+def test_a_dataset_of_other_code_may_have_pixels_and_needs_labels_of_its_classes():
+    records = [{"image_id": i, "label": i, "pixels": np.zeros((2, 2), np.uint8)} for i in range(3)]
+    DatasetCatalog.register("theirs", lambda: records)
+    MetadataCatalog.get("theirs").thing_classes = ["cat", "dog"]
+    with pytest.raises(
+        DatasetError, match="2 classes, but 1 images have a label that is not 0 to 1: 2 of 2, for"
+    ):
+        check_datasets(config(["theirs"]), 2)
+    records.pop()
+    check_datasets(config(["theirs"]), 2)
 
 
 def test_a_broken_dataset_is_an_error_before_training(pets):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
-from det_distill.data.loader import ResumableLoader
+from det_distill.data.loader import ResumableLoader, token_batches
 
 
 def mapper(record):
@@ -85,3 +85,10 @@ def test_an_unreadable_image_is_named():
 def test_a_mapper_that_drops_everything_is_an_error():
     with pytest.raises(RuntimeError, match="empty after filtering"):
         first(loader(read=lambda record: None))
+
+
+def test_the_position_of_an_index_counts_all_processes(monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: 1)
+    batches = list(token_batches(iter([5, 6, 7, 8, 9]), 2, lambda index: index % 2))
+    assert batches == [[(1, 5), (7, 7)], [(4, 6), (10, 8)]]

@@ -56,10 +56,47 @@ def test_the_text_has_a_column_per_number_and_a_dash_for_what_is_missing():
 def test_classifiers_and_metric_learners_have_columns_of_their_own():
     rows = [ComparisonRow("student", {"classification/top1": 71.26, "classification/nll": 0.8}, cost())]
     header, _, student, _, explanation = comparison_text(rows).split("\n")
-    assert header.split()[:2] == ["top-1", "top-5"] and student.split()[:3] == ["student", "71.3", "-"]
-    assert explanation.startswith("Top-1 and top-5 accuracy in percent. 1 GFLOP is")
+    assert header.split()[:2] == ["top-1", "parameters"] and student.split()[:2] == ["student", "71.3"]
+    assert explanation.startswith("Top-k accuracy in percent: the class is") and "ECE" not in explanation
     rows = [ComparisonRow("learner", {"retrieval/R1": 40.0, "retrieval/mAP": 12.34}, cost())]
     assert comparison_text(rows).split("\n")[2].split()[:3] == ["learner", "40.0", "12.3"]
+
+
+def classifiers(classes=()):
+    teacher = {"top1": 80.0, "top5": 99.0, "ece": 4.25, "nll": 0.5, "top1-mean": 79.0}
+    student = {"top1": 70.0, "top5": 95.0, "agreement-big": 75.55, "top1-mean": 69.0}
+    for results in (teacher, student):
+        results.update({f"top1-{name}": results["top1"] + i for i, name in enumerate(classes)})
+    rows = {"the teacher": teacher, "student": student}
+    return [
+        ComparisonRow(name, {f"classification/{k}": v for k, v in results.items()}, cost())
+        for name, results in rows.items()
+    ]
+
+
+def test_a_classifier_has_columns_for_what_some_row_has():
+    header, _, teacher, student, _, explanation = comparison_text(classifiers()).split("\n")
+    assert header.split()[:6] == ["top-1", "top-5", "ECE", "agreement", "with", "big"]
+    assert teacher.split()[2:6] == ["80.0", "99.0", "4.2", "-"]
+    assert student.split()[1:5] == ["70.0", "95.0", "-", "75.5"]
+    assert "ECE is the expected calibration error" in explanation and "Agreement is" in explanation
+
+
+def test_few_classes_have_a_table_of_their_own_below():
+    text = comparison_text(classifiers(["cat", "dog"]))
+    header, _, cat, dog, mean = text.split("\n\n")[2].split("\n")
+    assert "cat" not in text.split("\n")[0] and header.split()[-3:] == ["the", "teacher", "student"]
+    assert [line.split() for line in (cat, dog, mean)] == [
+        ["cat", "80.0", "70.0"],
+        ["dog", "81.0", "71.0"],
+        ["mean", "79.0", "69.0"],
+    ]
+    assert "| dog | 81.0 | 71.0 |" in comparison_markdown(classifiers(["cat", "dog"])).split("\n")
+
+
+def test_many_classes_have_none():
+    assert "number19" in comparison_text(classifiers([f"number{i}" for i in range(20)]))
+    assert "number19" not in comparison_text(classifiers([f"number{i}" for i in range(21)]))
 
 
 @pytest.mark.parametrize(
@@ -97,3 +134,10 @@ def test_files_hold_the_numbers(tmp_path):
     assert float(rows[1]["parameters_millions"]) == 0.9
     content = json.loads(everything.read_text(), parse_constant=pytest.fail)
     assert content[0]["cost"]["threads"] == 2 and content[1]["results"]["bbox/APl"] is None
+
+
+def test_the_file_of_classifiers_names_the_teacher_of_an_agreement(tmp_path):
+    with open(write_comparison(classifiers(["cat"]), tmp_path)[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["name", "top1", "top5", "ece", "agreement_big"]
+    assert (rows[0]["agreement_big"], float(rows[1]["agreement_big"])) == ("nan", 75.55)

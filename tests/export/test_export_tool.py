@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import build, detector_cfg
+from tests.tiny import build, classifier_cfg, detector_cfg
 
 TOOL = str(Path(__file__).parents[2] / "tools" / "export_student.py")
 
@@ -35,10 +36,24 @@ def test_it_takes_the_runs_last_checkpoint_and_prints_a_snippet_that_works(run, 
     Image.fromarray(image).save(tmp_path / "photo.png")
     run("--image", str(tmp_path / "photo.png"), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
     printed = capsys.readouterr().out
-    assert printed.count("largest output difference 0\n") == 3
+    assert printed.count("largest output difference 0\n") == 4
+    use, start = printed.split("Use it in Python:\n")[1].split("Start a detector from its backbone:\n")
     names = {"image": image}
-    exec("\n".join(line.strip() for line in printed.splitlines()[-3:]), names)
+    exec(textwrap.dedent(use), names)
     assert len(names["found"]) > 0
+    exec(textwrap.dedent(start), names)
+    assert names["cfg"].MODEL.WEIGHTS == str(tmp_path / "out" / "backbone.pth")
+
+
+def test_a_classifiers_photo_is_prepared_as_in_its_tests(run, tmp_path, capsys):
+    cfg = classifier_cfg()
+    cfg.INPUT.CLASSIFICATION.RESIZE = 10
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    torch.save({"model": build(cfg).state_dict()}, tmp_path / "run.pth")
+    Image.fromarray(np.zeros((12, 20), dtype=np.uint8)).save(tmp_path / "gray.png")
+    run("--image", str(tmp_path / "gray.png"), "--weights", str(tmp_path / "run.pth"))
+    printed = capsys.readouterr().out
+    assert printed.count("largest output difference 0\n") == 4 and "# needs det_distill" in printed
 
 
 def test_mistakes_end_in_one_sentence(run):

@@ -1,5 +1,8 @@
 """The plain student's config: loadable by stock detectron2 wherever the student is one of its models."""
 
+from functools import reduce
+from operator import getitem
+
 import pytest
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
@@ -33,12 +36,10 @@ def test_every_key_that_detectron2_knows_keeps_its_value():
     expected = cfg.clone()
     expected.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     del expected["DISTILL"], expected["PROGRESS_BAR"], expected.INPUT["CLASSIFICATION"]
-    del expected.DATALOADER["IDENTITY_SAMPLER"]
-    for node, keys in (
-        (expected.DATASETS, ("VOC", "COCO", "IMAGES")),
-        (expected.MODEL, get_cfg().MODEL.keys() - get_detectron2_cfg().MODEL.keys()),
-    ):
-        for key in keys:
+    ours, theirs = get_cfg(), get_detectron2_cfg()
+    for path in ("DATALOADER", "DATASETS", "MODEL", "SOLVER", "SOLVER.AMP"):
+        node, all_keys, known = (reduce(getitem, path.split("."), cfg) for cfg in (expected, ours, theirs))
+        for key in all_keys.keys() - known.keys():
             del node[key]
     assert plain == expected
     assert cfg.MODEL.META_ARCHITECTURE == "Distiller" and "DISTILL" in cfg  # the given one is not changed
@@ -62,6 +63,12 @@ def test_a_classifier_keeps_how_its_images_are_prepared_and_a_detector_has_no_su
     assert plain_config(cfg).INPUT.CLASSIFICATION == cfg.INPUT.CLASSIFICATION
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     assert "CLASSIFICATION" not in plain_config(cfg).INPUT
+
+
+def test_how_the_student_was_compiled_in_training_is_none_of_its_users_business():
+    cfg = distilled()
+    cfg.MODEL.COMPILE = "inductor"
+    assert "COMPILE" not in plain_config(cfg).MODEL and not needs_det_distill(plain_config(cfg))
 
 
 def test_a_config_that_trains_paraphrasers_is_no_students():

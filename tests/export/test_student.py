@@ -16,7 +16,7 @@ from det_distill.export import ExportError, check, export_student
 from tests.tiny import build, detector_cfg, distill_cfg
 
 PAIRS = {"fm": {"METHOD": "FeatureMimicking", "AT": ["backbone:p3"], "ADAPTER": "linear"}}
-FILES = ["backbone.safetensors", "config.yaml", "student.pth", "student.safetensors"]
+FILES = ["backbone.pth", "backbone.safetensors", "config.yaml", "student.pth", "student.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,25 @@ def same(a, b):
 
 def test_the_checkpoint_holds_the_students_tensors_and_nothing_else(export, student):
     content = torch.load(export.folder / "student.pth", weights_only=True)
-    assert list(content) == ["model"]
+    assert list(content) == ["model", "network"] and not content["network"]["classifier"]
     assert same(content["model"], student.state_dict())
     assert same(load_file(export.folder / "student.safetensors"), student.state_dict())
 
 
 def test_the_backbone_is_the_bottom_up_network_by_its_own_names(export, student):
     assert same(load_file(export.folder / "backbone.safetensors"), student.backbone.bottom_up.state_dict())
+
+
+def test_the_backbone_as_a_start_has_no_counters_and_says_that_names_are_matched_by_their_ends(
+    export, student
+):
+    content = torch.load(export.folder / "backbone.pth", weights_only=True)
+    expected = student.backbone.bottom_up.state_dict()
+    assert any(k.endswith("num_batches_tracked") for k in expected)
+    assert same(
+        content["model"], {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")}
+    )
+    assert content["matching_heuristics"] is True
 
 
 def test_the_metadata_say_how_images_are_prepared(export, cfg):
@@ -106,6 +118,19 @@ def test_a_tensor_changed_on_disk_is_found_and_no_folder_appears(tmp_path, cfg, 
 
     monkeypatch.setitem(check._READERS, "backbone.safetensors", (read, check.bottom_up))
     with pytest.raises(ExportError, match=r"backbone\.safetensors: .* differ by"):
+        export_student(cfg, checkpoint, tmp_path / "student")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_start_that_detectron2_would_load_in_part_is_found(tmp_path, cfg, checkpoint, monkeypatch):
+    def save(content, path):
+        if path.name == "backbone.pth":
+            del content["model"]["res4.0.conv1.weight"]
+        torch_save(content, path)
+
+    torch_save = torch.save
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(ExportError, match=r"(?s)backbone\.pth does not load .*res4\.0\.conv1\.weight"):
         export_student(cfg, checkpoint, tmp_path / "student")
     assert os.listdir(tmp_path) == []
 

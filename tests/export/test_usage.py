@@ -22,19 +22,24 @@ def used(tmp_path, cfg, **names):
     model = build(cfg).eval()
     torch.save({"model": model.state_dict()}, tmp_path / "run.pth")
     export = export_student(cfg, str(tmp_path / "run.pth"), tmp_path / "export")
-    exec("\n".join(usage(export)), names)
+    lines = usage(export)
+    assert ("needs det_distill" in lines[0]) == export.needs_det_distill
+    exec("\n".join(lines), names)
     return names, model
 
 
+@pytest.mark.parametrize("image_format", ["BGR", "L"])
 @pytest.mark.parametrize(
     ("architecture", "value", "shape"), [("ImageClassifier", "logits", 2), ("MetricLearner", "embedding", 5)]
 )
 def test_a_classifier_gives_logits_and_a_metric_learner_an_embedding(
-    tmp_path, photo, architecture, value, shape
+    tmp_path, photo, architecture, value, shape, image_format
 ):
     cfg = classifier_cfg(embedding=5)
     cfg.MODEL.META_ARCHITECTURE = architecture
-    cfg.INPUT.FORMAT, cfg.INPUT.CLASSIFICATION.RESIZE = "BGR", 10
+    cfg.INPUT.FORMAT, cfg.INPUT.CLASSIFICATION.RESIZE = image_format, 10
+    if image_format == "L":
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [100.0], [60.0]
     if architecture == "MetricLearner":
         pytest.importorskip("pytorch_metric_learning")
     names, model = used(tmp_path, cfg, file=str(photo))

@@ -171,7 +171,10 @@ def test_a_classifier_learns_symmetry_without_a_teacher():
         ({"INPUT.FORMAT": "BGR"}, "student's INPUT.FORMAT is RGB, the teacher's BGR"),
         ({"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0]}, r"MODEL.PIXEL_MEAN is .*, the teacher's \[1.0, 2.0, 3.0\]"),
         ({"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}, r"MODEL.PIXEL_STD is \[64.0, 64.0, 64.0\]"),
-        ({"MODEL.PIXEL_MEAN": [9.0], "MODEL.PIXEL_STD": [1.0]}, r"the teacher's \[9.0\]"),
+        (
+            {"INPUT.FORMAT": "L", "MODEL.PIXEL_MEAN": [9.0], "MODEL.PIXEL_STD": [1.0]},
+            "INPUT.FORMAT is RGB, the teacher's L",
+        ),
     ],
 )
 def test_a_teacher_that_wants_other_pixels_has_no_comparable_input_gradient(tmp_path, change, message):

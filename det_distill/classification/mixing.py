@@ -1,0 +1,99 @@
+"""Mixup and cutmix: images of a batch are mixed, and so are their targets, before any model sees them.
+
+A teacher is given the very pixels that the student is given, and answers for the mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torchvision.transforms import v2
+
+from ..data.loader import images_per_process
+
+__all__ = ["Mixer", "mix", "mixer"]
+
+Mixer = Callable[[list[dict[str, Any]], int], list[dict[str, Any]]]
+
+
+def mixer(cfg: CfgNode) -> Mixer | None:
+    """Return the function from a batch and its seed to the mixed batch, see `mix`; None: nothing is to be mixed.
+
+    Args:
+        cfg: gives MIXUP and CUTMIX of INPUT.CLASSIFICATION, MODEL.CLASSIFIER.NUM_CLASSES.
+
+    Raises:
+        ValueError: an alpha below 0, or batches of a single image.
+    """
+    mixup, cutmix = float(cfg.INPUT.CLASSIFICATION.MIXUP), float(cfg.INPUT.CLASSIFICATION.CUTMIX)
+    if min(mixup, cutmix) < 0:
+        raise ValueError(
+            f"INPUT.CLASSIFICATION has MIXUP {mixup} and CUTMIX {cutmix}: an alpha above 0, or 0 for none"
+        )
+    if not mixup and not cutmix:
+        return None
+    if images_per_process(cfg) < 2:
+        raise ValueError(_TOO_FEW)
+    classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    return lambda batch, seed: mix(batch, classes=classes, mixup=mixup, cutmix=cutmix, seed=seed)
+
+
+def mix(
+    batch: Sequence[dict[str, Any]], *, classes: int, mixup: float = 0.0, cutmix: float = 0.0, seed: int
+) -> list[dict[str, Any]]:
+    """Mix each image with the one before it, the first with the last; one share for the whole batch.
+
+        mixup    image = s image + (1 - s) other                         s drawn from Beta(mixup, mixup)
+        cutmix   a rectangle is the other image's; it covers 1 - s       s drawn from Beta(cutmix, cutmix), then
+                                                                         corrected where the border cut it off
+        target   s onehot(label) + (1 - s) onehot(other label)
+
+    By torchvision's ``v2.MixUp`` and ``v2.CutMix``. Where both have an alpha, one of the two is drawn, equally likely.
+
+    Args:
+        batch: samples with ``image``, (C, H, W) of one size, and ``label``, on any device.
+        classes: K.
+        mixup: alpha; 0: no mixup.
+        cutmix: alpha; 0: no cutmix.
+        seed: all that is drawn is a function of it; the state of the process's generators is left as it was.
+
+    Returns:
+        New samples with ``image`` in float32 and ``target``, float32 (K,), which sums to 1; ``label`` stays the
+        image's own.
+
+    Raises:
+        ValueError: fewer than two images, images of unequal size, a label that is no class, or no alpha.
+    """
+    choices = [
+        kind(alpha=a, num_classes=classes) for kind, a in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if a
+    ]
+    if not choices:
+        raise ValueError("neither mixup nor cutmix has an alpha above 0")
+    if len(batch) < 2:
+        raise ValueError(_TOO_FEW)
+    if len({sample["image"].shape for sample in batch}) > 1:
+        raise ValueError(
+            "only images of one size can be mixed: set INPUT.CLASSIFICATION.CROP, or MIXUP and CUTMIX to 0"
+        )
+    numbers = [int(sample["label"]) for sample in batch]
+    if not 0 <= min(numbers) <= max(numbers) < classes:
+        raise ValueError(
+            f"labels from {min(numbers)} to {max(numbers)} do not fit {classes} classes: see "
+            "MODEL.CLASSIFIER.NUM_CLASSES"
+        )
+    images = torch.stack([sample["image"] for sample in batch]).float()
+    labels = torch.tensor(numbers, device=images.device)
+    with torch.random.fork_rng(devices=[]):  # all is drawn on the CPU
+        torch.default_generator.manual_seed(seed)
+        images, targets = choices[int(torch.randint(len(choices), ()))](images, labels)
+    rows = zip(batch, images, targets, strict=True)
+    return [{**sample, "image": image, "target": target} for sample, image, target in rows]
+
+
+_TOO_FEW = (
+    "mixup and cutmix need at least two images in each process's batch: raise SOLVER.IMS_PER_BATCH, or set MIXUP and "
+    "CUTMIX of INPUT.CLASSIFICATION to 0"
+)

@@ -1,0 +1,191 @@
+"""A classifier's checkpoint as the start of another model: its backbone by the names that it has there, or an error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .classification import ImageClassifier
+from .distiller import DISTILL_PREFIX, Distiller
+from .pixels import compare_pixels, pixels_of
+
+__all__ = ["NETWORK", "describe", "hand_over"]
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "network"
+"""The key of `describe` in a checkpoint; detectron2's own tools ignore it."""
+
+_BACKBONE, _BOTTOM_UP, _C4 = "backbone.", "backbone.bottom_up.", "roi_heads.res5."
+_OF_DETECTORS = ("roi_heads.", "proposal_generator.", "head.")
+_COUNTER = (
+    "num_batches_tracked"  # batch normalisation that is frozen has none, and with a momentum it is not used
+)
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint says of its network (of a distilled one: the student) beside the tensors.
+
+    ``architecture``, the name of its class; ``classifier``, whether it is an `ImageClassifier`; and, of a model that
+    has them, ``input_format``, ``pixel_mean`` and ``pixel_std``. Texts, truth values and lists of numbers only.
+    """
+    plain = _student(model)
+    kind = {"architecture": type(plain).__name__, "classifier": isinstance(plain, ImageClassifier)}
+    return {**kind, **pixels_of(plain)}
+
+
+def hand_over(checkpoint: dict[str, Any], model: nn.Module, file: str) -> None:
+    """Rename the tensors of a classifier's checkpoint, in place, so that its backbone loads into `model`.
+
+    ``backbone.*`` becomes ``backbone.bottom_up.*`` below an FPN, and ``res5`` becomes ``roi_heads.res5`` in a detector
+    that has it there (C4). What the model has no place for is left out: the classifier and the embedding, later
+    stages, pairs of a distillation; that, and how many tensors arrive, is logged. A model that is a classifier, too,
+    keeps them where they fit; a classifier or embedding of another shape is left out with a warning.
+
+    So is treated a file that `describe` calls a classifier's or that, without such a note, has ``backbone.*`` and
+    ``classifier.*`` but nothing of a detector; and a ``backbone.pth`` of `export_student`. Other files stay as they
+    are, and so does any in a run that trains paraphrasers. Of every file that says so, the pixels are compared with
+    the model's, see `compare_pixels`.
+
+    Args:
+        checkpoint: ``{"model": name -> tensor, ...}``.
+        model: where it is going to be loaded; distilled or not.
+        file: its name, for messages.
+
+    Raises:
+        ValueError: a tensor of the model's backbone is not in the file, or is of another shape.
+    """
+    described = checkpoint.get(NETWORK)
+    if isinstance(described, Mapping):
+        compare_pixels(described, pixels_of(_student(model)), file)
+    parts = _parts(checkpoint)
+    if parts is None or _trains_paraphrasers(model):
+        return
+    backbone, others = parts
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    taken = _renamed(backbone, own)
+    _check(taken, own, file)
+    if not isinstance(_student(model), ImageClassifier):
+        _report(taken, backbone, others, file)
+        checkpoint["model"] = taken
+    else:
+        pairs = (DISTILL_PREFIX,) if isinstance(model, Distiller) else ()
+        kept = {k: v for k, v in others.items() if k.startswith(pairs) or _fits(k, v, own, file)}
+        if len(kept) < len(others):
+            _report(taken, backbone, [k for k in others if k not in kept], file)
+        checkpoint["model"] = {**taken, **kept}
+    checkpoint.pop("matching_heuristics", None)
+
+
+def _student(model: nn.Module) -> nn.Module:
+    return model.student if isinstance(model, Distiller) else model
+
+
+def _trains_paraphrasers(model: nn.Module) -> bool:
+    from .paraphrasers import ParaphraserTrainee  # which imports checkpoint.py, which imports this file
+
+    return isinstance(model, ParaphraserTrainee)
+
+
+def _parts(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """The backbone by its own names, and all else by the file's; None: nothing to be handed over."""
+    state: Mapping[str, Tensor] = checkpoint["model"]
+    described = checkpoint.get(NETWORK)
+    if isinstance(described, Mapping) and described.get("part") == "backbone":
+        return dict(state), {}
+    if isinstance(described, Mapping):
+        classifiers = bool(described.get("classifier"))
+    else:
+        classifiers = "classifier.weight" in state and not any(k.startswith(_OF_DETECTORS) for k in state)
+    backbone = {k.removeprefix(_BACKBONE): v for k, v in state.items() if k.startswith(_BACKBONE)}
+    if not classifiers or not backbone:
+        return None
+    return backbone, {k: v for k, v in state.items() if not k.startswith(_BACKBONE)}
+
+
+def _prefix(own: Iterable[str]) -> str:
+    return _BOTTOM_UP if any(k.startswith(_BOTTOM_UP) for k in own) else _BACKBONE
+
+
+def _renamed(backbone: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors that the model has a place for, by its names."""
+    prefix, renamed = _prefix(own), {}
+    for name, tensor in backbone.items():
+        place = f"roi_heads.{name}" if f"roi_heads.{name}".startswith(_C4) else ""
+        place = place if place in own else prefix + name
+        if place in own:
+            renamed[place] = tensor
+    return renamed
+
+
+def _check(taken: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], file: str) -> None:
+    wanted = [k for k in own if k.startswith((_prefix(own), _C4)) and not k.endswith(_COUNTER)]
+    if not wanted:
+        raise ValueError(
+            f"{file} holds a classifier, whose backbone could be taken, but this model has no tensors of the name "
+            f"{_BACKBONE}*, only {', '.join(_stages(own)) or 'none'}"
+        )
+    missing = [k for k in wanted if k not in taken]
+    misfits = [k for k in wanted if k in taken and tuple(taken[k].shape) != own[k]]
+    if not missing and not misfits:
+        return
+    what = f"{len(wanted) - len(missing) - len(misfits)} of the {len(wanted)} tensors of this model's backbone fit"
+    if missing:
+        what += f"; not in the file: {'; '.join(_counted(missing))}"
+    if misfits:
+        shapes = [f"{k} (file {tuple(taken[k].shape)}, model {own[k]})" for k in misfits[:4]]
+        what += f"; {len(misfits)} of other shapes: {', '.join(shapes)}"
+    raise ValueError(
+        f"{file} holds a backbone that is not this model's: {what}. Give the classifier and this model the same kind "
+        "of backbone with the same options (depth, widths, norm), and the classifier every stage that is wanted here"
+    )
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    """By stage, how many tensors there are, and which is the first."""
+    stages: dict[str, list[str]] = {}
+    for name in names:
+        stages.setdefault(_stage(name), []).append(name)
+    return [f"{stage}, {len(of)} tensors (such as {of[0]})" for stage, of in stages.items()]
+
+
+def _stage(name: str) -> str:
+    """The module below the backbone; of another tensor its first module."""
+    for prefix in (_BOTTOM_UP, _BACKBONE, _C4):
+        if name.startswith(prefix):
+            rest = "" if prefix == _C4 else name.removeprefix(prefix).split(".")[0]
+            return prefix + rest if rest else prefix.rstrip(".")
+    return name.split(".")[0]
+
+
+def _stages(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(_stage, names)))
+
+
+def _fits(name: str, value: Tensor, own: Mapping[str, tuple[int, ...]], file: str) -> bool:
+    """Whether a tensor of the classifier's own layers has its place in another classifier."""
+    if name in own and own[name] != tuple(value.shape):
+        logger.warning(
+            "%s of %s is left out and begins at random: its shape is %s in the file and %s in this model (another "
+            "number of classes, or another embedding)",
+            *(name, file, tuple(value.shape), own[name]),
+        )
+    return name in own and own[name] == tuple(value.shape)
+
+
+def _report(
+    taken: Mapping[str, Tensor], backbone: Mapping[str, Tensor], left_out: Iterable[str], file: str
+) -> None:
+    """Say what arrived; all that the model wants is there."""
+    arrived = {k.removeprefix(_BOTTOM_UP).removeprefix(_BACKBONE).removeprefix("roi_heads.") for k in taken}
+    unused = [_BACKBONE + k for k in backbone if k not in arrived and not k.endswith(_COUNTER)]
+    logger.info(
+        "The backbone in %s arrived, all %d tensors of it that this model has, below %s. Left out: %s",
+        file,
+        sum(not k.endswith(_COUNTER) for k in taken),
+        " and ".join(dict.fromkeys(_C4[:-1] if k.startswith(_C4) else _prefix(taken)[:-1] for k in taken)),
+        ", ".join(_stages([*unused, *left_out])) or "nothing",
+    )

@@ -1,0 +1,35 @@
+"""Trains one config after another in the processes that torchrun has started; not a test, but started by some.
+
+    torchrun --nproc-per-node 2 tests/train_each.py FILE
+
+FILE is JSON: a list of command lines of tools/train_net.py, each a list of words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from detectron2.engine import default_argument_parser
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+from train_net import main
+
+from det_distill.launch import launch
+
+
+def train_each(lines: list[list[str]]) -> None:
+    """Train what each command line says."""
+    for line in lines:
+        main(default_argument_parser().parse_args(line))
+
+
+def _train_those_of(arguments: argparse.Namespace) -> None:
+    train_each(json.loads(Path(arguments.config_file).read_text()))
+
+
+if __name__ == "__main__":
+    launch(_train_those_of, default_argument_parser().parse_args(["--config-file", sys.argv[1]]))
