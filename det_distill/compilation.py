@@ -81,7 +81,7 @@ class _Compiled:
         try:
             return self._run(*args, **kwargs)
         except TorchDynamoException as error:
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            why = " ".join(str(error).strip().split("\n\n")[0].split()) or type(error).__name__
             raise RuntimeError(
                 f"MODEL.COMPILE {self._backend!r} cannot compile the {self._name}: {why} (set MODEL.COMPILE to '' to "
                 "train without)"

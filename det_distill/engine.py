@@ -22,6 +22,7 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint import StudentCheckpointer
+from .classification.mixing import check_mixing
 from .compilation import compile_backbones
 from .config import complete_config, get_cfg, merge_options
 from .data import check_datasets, register_from_config
@@ -56,6 +57,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        check_mixing(cfg, model)
         if cfg.MODEL.COMPILE:
             compile_backbones(model, cfg.MODEL.COMPILE)
         optimizer = self.build_optimizer(cfg, model)

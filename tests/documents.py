@@ -118,7 +118,8 @@ def stand_ins(folder: Path) -> Path:
     Image.open(data / "JPEGImages/im000.jpg").save(folder / "photo.jpg")
     _write_coco(data, folder / "datasets/mine_coco")
     for split in ("train", "test"):
-        write_image_folder(folder / "datasets/mine_birds" / split)
+        for name in ("mine_birds", "things"):
+            write_image_folder(folder / "datasets" / name / split)
     return folder
 
 
@@ -154,7 +155,12 @@ def write_yaml(block: Block) -> None:
         load_recipe(block.file)
         return
     detector = task_of(load_config(block.file)).finds_boxes
-    file.write_text(yaml.safe_dump(_merged(content, SMALL if detector else SMALL_CLASSIFIER)))
+    small = SMALL if detector else SMALL_CLASSIFIER
+    if (
+        content.get("MODEL", {}).get("RESNETS", {}).get("DEPTH") == 18
+    ):  # small enough, and it goes into a detector
+        small = {**small, "MODEL": {k: v for k, v in small["MODEL"].items() if k != "RESNETS"}}
+    file.write_text(yaml.safe_dump(_merged(content, small)))
 
 
 def _merged(content: dict, small: dict) -> dict:

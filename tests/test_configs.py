@@ -76,6 +76,12 @@ def reduced(cfg, folder):
     return with_random_weights(cfg, folder)
 
 
+def image_size(cfg):
+    """Height and width of the images; a network with fully connected layers takes one size only."""
+    side = cfg.MODEL.PLAIN.IMAGE_SIZE if cfg.MODEL.BACKBONE.NAME == "build_plain_backbone" else 0
+    return (side, side) if side else (64, 96)
+
+
 def train_a_step_on_each(model, optimizer, batches):
     """Losses and gradients are there and finite, and most of what can be trained moves."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -99,7 +105,7 @@ def test_it_builds_and_trains_two_steps_at_reduced_size(path, tmp_path):
     torch.manual_seed(0)
     cfg = reduced(load(path), tmp_path)
     model = build_model(cfg).train()
-    batches = synthetic_batches(cfg, 64, 96, 2, count=2)
+    batches = synthetic_batches(cfg, *image_size(cfg), 2, count=2)
     if isinstance(model, Distiller):
         calibrate_hashes(model, batches)
     train_a_step_on_each(model, build_optimizer(cfg, model), batches)

@@ -1,4 +1,4 @@
-"""Every recipe of a paper says what it reproduces, how sure that is, and how to run it; docs/papers.md lists them all."""
+"""Every recipe of a paper says what it reproduces, how sure that is and how to run it; docs/papers.md lists them."""
 
 import re
 from pathlib import Path

@@ -33,12 +33,13 @@ from tests.test_methods_page import (
 
 README = blocks_of("README.md")
 METRIC_LEARNING = blocks_of("docs/metric_learning.md")
+CLASSIFICATION = blocks_of("docs/classification.md")
 SLOW = ("tools/run_recipe.py", "tools/benchmark.py", "lazyconfig_train_net.py", "mine/embedding_teacher.yaml")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The folder in which the blocks of both documents run, one after the other."""
+    """The folder in which the blocks of the documents run, one after the other."""
     folder = stand_ins(tmp_path_factory.mktemp("reader"))
     known = set(DatasetCatalog.list())
     with pytest.MonkeyPatch.context() as patch:
@@ -68,6 +69,13 @@ def test_a_block_on_metric_learning_works(place, block):
     execute(block)
 
 
+@pytest.mark.parametrize("block", [marked(block) for block in CLASSIFICATION])
+def test_a_block_on_classification_works(place, block):
+    """In the order of the document, with the README's student."""
+    execute(next(block for block in README if block.file == "mine/student.yaml"))
+    execute(block)
+
+
 def test_a_metric_learner_is_measured_and_ranked_as_its_page_says(place):
     pytest.importorskip("pytorch_metric_learning")
     for block in METRIC_LEARNING:
@@ -94,7 +102,7 @@ def test_the_story_leaves_what_it_promises(place):
         name in metrics for name in ("distill_ft_p3", "distill_fm_box_head_lsh", "voc/AP50", "big/bbox/AP")
     )
     assert "reconstruct_scaled_p2" in (place / "output/mine/paraphraser/metrics.json").read_text()
-    files = {"student.pth", "config.yaml", "student.safetensors", "backbone.safetensors"}
+    files = {"student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth"}
     assert {file.name for file in (place / "output/mine/export").iterdir()} == files
 
 

@@ -16,7 +16,15 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-from tests.tiny import build, classifier_cfg, distill_cfg, save_teacher, write_image_folder
+from tests.tiny import (
+    build,
+    classifier_cfg,
+    detector_cfg,
+    distill_cfg,
+    save_teacher,
+    write_image_folder,
+    write_voc,
+)
 from tests.train_each import train_each
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +153,10 @@ def _compiled(cfg):
     cfg.MODEL.COMPILE = "aot_eager"
 
 
+def _gradient_shares(cfg):
+    cfg.DISTILL.GRADIENT_SHARE_PERIOD = 2
+
+
 VARIANTS = {
     function.__name__[1:]: function
     for function in (
@@ -155,8 +167,24 @@ VARIANTS = {
         _paraphrasers,
         _averaged,
         _compiled,
+        _gradient_shares,
     )
 }
+
+
+def detector(folder):
+    """A distilled detector's config; its proposals are sampled at random, in each process for itself."""
+    student, teacher = detector_cfg(norm="BN"), detector_cfg(width=8, fpn=24)
+    voc = CfgNode({"ROOT": str(write_voc(folder / "voc")), "SPLIT": "all"})
+    for node in (student, teacher):
+        node.DATASETS.VOC.shapes_of_two = voc
+        node.DATASETS.TRAIN = node.DATASETS.TEST = ("shapes_of_two",)
+        node.SOLVER.BASE_LR, node.SOLVER.MAX_ITER = 1e-3, STEPS
+    pairs = {
+        "fm": {"METHOD": "FeatureMimicking", "AT": ["roi_heads.box_head"], "WEIGHT": 1e-3, "LSH": True},
+        "at": {"METHOD": "AttentionTransfer", "AT": ["backbone:p3"], "START": 2},
+    }
+    return distill_cfg(student, save_teacher(folder, teacher, "detecting_teacher"), pairs)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +199,7 @@ def many(folder, cfg):
     lines[2] += [
         command_line(folder, cfg, "resumed", 2, *half),
         command_line(folder, cfg, "resumed", 2, resume=True),
+        command_line(folder, detector(folder), "detector", 2),
     ]
     lines[1] += [command_line(folder, cfg, "resumed", 1)]
     (folder / "lines.json").write_text(json.dumps(lines[2]))
@@ -188,3 +217,14 @@ def test_two_processes_train_as_one_does(many, variant):
 @pytest.mark.slow
 def test_two_processes_keep_the_average_that_one_keeps(many):
     assert_same_run(many, "averaged", "model_ema.pth")
+
+
+@pytest.mark.slow
+def test_two_processes_measure_a_detector_as_one_does(many):
+    line = command_line(many, detector(many), "detector", 1)
+    weights = ["MODEL.WEIGHTS", str(many / "detector-2" / "model_final.pth")]
+    (results,) = train_each([["--eval-only", *line, *weights]])
+    found = logged(many, "detector-2")
+    flat = {f"{kind}/{name}": value for kind, values in results.items() for name, value in values.items()}
+    assert "bbox/AP" in flat
+    assert {k: found[k] for k in flat} == pytest.approx(flat, nan_ok=True)

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from detectron2.engine import default_argument_parser
 
@@ -21,10 +22,9 @@ from train_net import main
 from det_distill.launch import launch
 
 
-def train_each(lines: list[list[str]]) -> None:
-    """Train what each command line says."""
-    for line in lines:
-        main(default_argument_parser().parse_args(line))
+def train_each(lines: list[list[str]]) -> list[Any]:
+    """Train, or measure, what each command line says; return what the tool's function returns for each."""
+    return [main(default_argument_parser().parse_args(line)) for line in lines]
 
 
 def _train_those_of(arguments: argparse.Namespace) -> None:

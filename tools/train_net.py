@@ -21,6 +21,7 @@ from detectron2.utils import comm
 
 from det_distill.checkpoint import StudentCheckpointer
 from det_distill.engine import Trainer, setup
+from det_distill.hooks import measure_before_testing
 from det_distill.launch import LaunchError, launch
 
 
@@ -39,6 +40,7 @@ def _evaluation(args: argparse.Namespace) -> Callable[[], Any]:
     StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
 
     def run() -> Any:
+        measure_before_testing(cfg, model, Trainer.test)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -57,7 +57,7 @@ def shuffled_batches(cfg: CfgNode, names: Sequence[str], count: int, *, seed: in
     return DataLoader(
         images,
         batch_sampler=batches,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=loaders[0].num_workers,  # none where images lie on a GPU
         collate_fn=list,
         generator=torch.Generator(),
     )

@@ -25,7 +25,7 @@ def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count:
     """Return training batches of noise: with boxes for a detector, with labels for a classifier.
 
     Args:
-        cfg: gives the class count.
+        cfg: gives the class count, and with ``INPUT.FORMAT`` "L" that images have one channel.
         height: of every image in pixels.
         width: likewise.
         images: per batch.
@@ -41,7 +41,11 @@ def synthetic_batches(cfg: CfgNode, height: int, width: int, images: int, count:
     task = task_of(cfg)
     classes = task.classes(cfg) or cfg.MODEL.ROI_HEADS.NUM_CLASSES
     noise = torch.Generator().manual_seed(0)
-    return [[task.noise(height, width, classes, noise) for _ in range(images)] for _ in range(count)]
+    batches = [[task.noise(height, width, classes, noise) for _ in range(images)] for _ in range(count)]
+    if cfg.INPUT.FORMAT == "L":
+        for sample in itertools.chain(*batches):
+            sample["image"] = sample["image"][:1]
+    return batches
 
 
 def data_batches(cfg: CfgNode, count: int = 4) -> list[Batch]:

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
 from torchvision.transforms import v2
 
 from ..data.loader import images_per_process
+from ..distiller import Distiller
+from .metric_learning import MetricLearner
 
-__all__ = ["Mixer", "mix", "mixer"]
+__all__ = ["Mixer", "check_mixing", "mix", "mixer"]
 
 Mixer = Callable[[list[dict[str, Any]], int], list[dict[str, Any]]]
 
@@ -39,6 +42,27 @@ def mixer(cfg: CfgNode) -> Mixer | None:
         raise ValueError(_TOO_FEW)
     classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
     return lambda batch, seed: mix(batch, classes=classes, mixup=mixup, cutmix=cutmix, seed=seed)
+
+
+def check_mixing(cfg: CfgNode, model: nn.Module) -> None:
+    """Raise what the first step would raise, if a model's losses cannot do with mixed images.
+
+    Raises:
+        ValueError: the config mixes images, and a pair, or the losses of a `MetricLearner`, need the class of each.
+    """
+    node = cfg.INPUT.CLASSIFICATION
+    if not node.MIXUP and not node.CUTMIX:
+        return
+    pairs = model.distill.by_name() if isinstance(model, Distiller) else {}
+    student = model.student if isinstance(model, Distiller) else model
+    refused = [f"pair {name!r}" for name, pair in pairs.items() if "labels" in pair.needs]
+    if isinstance(student, MetricLearner):
+        refused.append("MetricLearner")
+    if refused:
+        raise ValueError(
+            f"mixed images have no class of their own, which this training needs for {', '.join(refused)}: set MIXUP "
+            "and CUTMIX of INPUT.CLASSIFICATION to 0"
+        )
 
 
 def mix(

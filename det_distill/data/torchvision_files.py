@@ -123,7 +123,7 @@ class SvhnFiles:
             import scipy.io  # noqa: F401
         except ImportError as error:
             raise DatasetError(
-                "SVHN's files need the package scipy to be read: `pip install scipy`."
+                "SVHN's files need the package scipy to be read: `pip install det_distill[svhn]`."
             ) from error
         found = datasets.SVHN(str(root), split=part, download=False)
         return Arrays(found.data.transpose(0, 2, 3, 1), found.labels, DIGITS)

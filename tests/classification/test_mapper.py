@@ -211,10 +211,8 @@ def test_a_wrong_value_is_told_when_the_mapper_is_built(options, message):
 def test_the_recipes_of_the_page_are_configs_that_take_a_photo_to_the_size_they_say(tmp_path):
     Image.fromarray(np.zeros((300, 400, 3), np.uint8)).save(tmp_path / "photo.png")
     record = {"file_name": str(tmp_path / "photo.png"), "image_id": "photo", "label": 1}
-    blocks = [block for block in blocks_of("docs/classification.md") if block.language == "yaml"]
-    assert [block.file for block in blocks] == [
-        f"mine/{name}.yaml" for name in ("cifar", "imagenet", "strong")
-    ]
+    names = [f"mine/{name}.yaml" for name in ("cifar", "imagenet", "strong")]
+    blocks = [block for block in blocks_of("docs/classification.md") if block.file in names]
     for block, size in zip(blocks, (32, 224, 224), strict=True):
         file = tmp_path / block.file.removeprefix("mine/")
         file.write_text(block.text)

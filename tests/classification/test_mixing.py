@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
 
 from det_distill.classification import add_metric_learning_config
-from det_distill.classification.mixing import mix, mixer
+from det_distill.classification.mixing import check_mixing, mix, mixer
 from det_distill.distiller import Distiller
 from det_distill.losses import L2
 from det_distill.methods import METHODS
@@ -247,6 +247,27 @@ def test_metric_learning_needs_classes():
     plain = META_ARCH_REGISTRY.get("ImageClassifier")(cfg).train()
     plain.load_state_dict(model.state_dict())
     assert torch.allclose(model(samples())["loss_cls"], plain(samples())["loss_cls"])
+
+
+@pytest.mark.parametrize("method", PAIRS)
+def test_a_method_that_needs_classes_is_refused_when_the_training_is_built(teacher, method):
+    pair, needs_classes = PAIRS[method]
+    model, cfg = made(teacher, method, **pair), classifier_cfg()
+    check_mixing(cfg, model)
+    cfg.INPUT.CLASSIFICATION.CUTMIX = 1.0
+    if not needs_classes:
+        return check_mixing(cfg, model)
+    with pytest.raises(ValueError, match="mixed images .*for pair 'x.*MIXUP and CUTMIX"):
+        check_mixing(cfg, model)
+
+
+def test_metric_learning_is_refused_when_the_training_is_built():
+    pytest.importorskip("pytorch_metric_learning")
+    cfg = classifier_cfg(classes=3)
+    cfg.MODEL.META_ARCHITECTURE = "MetricLearner"
+    cfg.INPUT.CLASSIFICATION.MIXUP = 0.2
+    with pytest.raises(ValueError, match="for MetricLearner"):
+        check_mixing(cfg, build_model(cfg))
 
 
 def test_the_loss_of_mixed_images_is_in_float32_under_autocast():

