@@ -6,7 +6,7 @@
 
 FOLDER holds cifar10/train and cifar10/test, a folder of images per class. "R20-R56" is the pair of the papers, with
 their 164 passes over the data: for a GPU. "R8-R20" is a pair that a CPU can train: in bfloat16, ten passes for the
-teachers and three for the students. Learning rates fall tenfold after a half and three quarters of the passes; every
+teachers and two for the students. Learning rates fall tenfold after a half and three quarters of the passes; every
 method has the weight of its config in configs/CIFAR-Classification/methods.
 
 Paraphrasers, and the first stage of FSP, are trained before; both see the data for a fraction of the passes, as in
@@ -53,7 +53,7 @@ class Pair:
 
 PAIRS = {
     # A stage of ResNet-8 has one block, too few for matrices inside stages, as the config has them: between them.
-    "R8-R20": Pair(8, 20, 3, 10, 1, 1, {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.PRECISION": "bfloat16"}, FSP),
+    "R8-R20": Pair(8, 20, 2, 10, 1, 1, {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.PRECISION": "bfloat16"}, FSP),
     # FSP's own schedule: 21,000 iterations of the first stage, 64,000 of the second.
     "R20-R56": Pair(20, 56, 164, 164, 6, 54),
 }
@@ -68,7 +68,6 @@ STUDENTS: dict[str, tuple[str, Options]] = {
     "FEED, 2 teachers": ("feed", {}),
     "FM, L2 + LSH": ("feature_mimicking", {}),
     "noisy teacher": ("noisy_teacher", {}),
-    "FT, k = 0.25": ("factor_transfer", {FT: 0.25}),
     "FT, k = 0.75": ("factor_transfer", {FT: 0.75}),
     "FT, k = 1": ("factor_transfer", {FT: 1.0}),
     "FT, no paraphraser": ("factor_transfer", {NO_PARAPHRASER: "none"}),

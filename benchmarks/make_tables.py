@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/methods.md", "docs/results.md")
-MEASURES = ("AP", "AP50", "VOC AP50", "top-1", "nll", "R@1", "mAP")
+MEASURES = ("AP", "AP50", "VOC AP50", "top-1", "nll", "ece", "agreement", "R@1", "mAP")
 DECIMALS = {"nll": 2}
 
 
@@ -35,7 +35,7 @@ def table(file: Path) -> str:
     header = ["model", "seeds", *measures, *timed]
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header))]
     for model, rows in groups.items():
-        cells = [spread([float(r[m]) for r in rows], DECIMALS.get(m, 1)) for m in measures]
+        cells = [spread([float(r[m]) for r in rows if r[m]], DECIMALS.get(m, 1)) for m in measures]
         cells += [f"{statistics.mean(float(r[t]) for r in rows):.0f}" for t in timed]
         lines.append("| " + " | ".join([model, str(len(rows)), *cells]) + " |")
     first = next(iter(groups.values()))[0]
@@ -48,7 +48,9 @@ def table(file: Path) -> str:
 
 
 def spread(values: list[float], decimals: int = 1) -> str:
-    """Return ``mean ± standard deviation``, or the only value."""
+    """Return ``mean ± standard deviation``, the only value, or "-" where there is none."""
+    if not values:
+        return "-"
     if len(values) == 1:
         return f"{values[0]:.{decimals}f}"
     return f"{statistics.mean(values):.{decimals}f} ± {statistics.stdev(values):.{decimals}f}"
@@ -83,7 +85,7 @@ def filled(text: str) -> str:
         rows = table(ROOT / "benchmarks/results" / f"{name}.csv")
         return f"<!-- results:{name} -->\n{rows}\n<!-- /results:{name} -->"
 
-    return with_costs(re.sub(r"<!-- results:(\w+) -->.*?<!-- /results:\1 -->", renew, text, flags=re.DOTALL))
+    return with_costs(re.sub(r"<!-- results:([\w-]+) -->.*?<!-- /results:\1 -->", renew, text, flags=re.DOTALL))
 
 
 def main() -> None:

@@ -34,6 +34,13 @@ def test_other_measures_are_shown_with_their_decimals(tmp_path):
     assert lines[2] == "| second teacher | 1 | 70.3 | 0.81 |" and "40 iterations" in lines[-1]
 
 
+def test_what_a_row_does_not_have_is_a_dash(tmp_path):
+    text = "model,seed,hardware,threads,iterations,top-1,agreement\nstudent alone,0,box,1,90,70,\n"
+    (tmp_path / "r.csv").write_text(text + "KD,0,box,1,90,71,80\nKD,1,box,1,90,73,82\n")
+    lines = make_tables().table(tmp_path / "r.csv").splitlines()
+    assert lines[2:4] == ["| student alone | 1 | 70.0 | - |", "| KD | 2 | 72.0 ± 1.4 | 81.0 ± 1.4 |"]
+
+
 def test_the_costs_of_methods_stand_in_their_column(tmp_path, monkeypatch):
     tables = make_tables()
     (tmp_path / "benchmarks/results").mkdir(parents=True)
