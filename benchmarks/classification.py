@@ -12,7 +12,8 @@ method has the weight of its config in configs/CIFAR-Classification/methods.
 Paraphrasers, and the first stage of FSP, are trained before; both see the data for a fraction of the passes, as in
 their papers. FEED learns from two teachers that differ by their seeds, the others from the first of them. Finished runs
 are not repeated, interrupted ones go on from their last checkpoint: with --minutes a run that is not done by then
-is stopped, and the next call continues. Every finished run becomes one row of benchmarks/results/classification_*.csv.
+is stopped, and the next call continues. Every finished run becomes one row of benchmarks/results/classification_*.csv,
+beside the rows that are there of other runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from methods import FSP, Options, flat
-from runs import OutOfTime, parser, run, train, write
+from runs import OutOfTime, merged, parser, run, train, write
 
 CONFIGS = "CIFAR-Classification"
 MEASURES = {
@@ -68,7 +69,6 @@ STUDENTS: dict[str, tuple[str, Options]] = {
     "FEED, 2 teachers": ("feed", {}),
     "FM, L2 + LSH": ("feature_mimicking", {}),
     "noisy teacher": ("noisy_teacher", {}),
-    "FT, k = 0.75": ("factor_transfer", {FT: 0.75}),
     "FT, k = 1": ("factor_transfer", {FT: 1.0}),
     "FT, no paraphraser": ("factor_transfer", {NO_PARAPHRASER: "none"}),
 }
@@ -149,9 +149,12 @@ def main() -> None:
         if all(rows):
             jobs = [partial(student, name, seed) for seed in arguments.seeds for name in arguments.only]
             rows += list(pool.map(in_time, jobs))
-    finished = sorted(filter(None, rows), key=lambda row: ["teacher", *STUDENTS].index(row["model"]))
-    if finished:
-        write(results, list(MEASURES), finished)
+    finished = list(filter(None, rows))
+    models = ["teacher", *STUDENTS]
+    known = [row for row in merged(results, finished) if row["model"] in models]
+    if known:
+        known.sort(key=lambda row: (models.index(row["model"]), int(row["seed"])))
+        write(results, list(MEASURES), known)
     if len(finished) < len(rows):
         sys.exit(f"{len(rows) - len(finished)} runs are not finished: call again to go on")
 

@@ -85,7 +85,9 @@ def filled(text: str) -> str:
         rows = table(ROOT / "benchmarks/results" / f"{name}.csv")
         return f"<!-- results:{name} -->\n{rows}\n<!-- /results:{name} -->"
 
-    return with_costs(re.sub(r"<!-- results:([\w-]+) -->.*?<!-- /results:\1 -->", renew, text, flags=re.DOTALL))
+    return with_costs(
+        re.sub(r"<!-- results:([\w-]+) -->.*?<!-- /results:\1 -->", renew, text, flags=re.DOTALL)
+    )
 
 
 def main() -> None:

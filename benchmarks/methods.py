@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from runs import ROOT, parser, run, train, write
+from runs import ROOT, merged, parser, run, train, write
 
 Options = Mapping[str, Any]
 
@@ -169,7 +169,7 @@ def main() -> None:
     for row in rows:
         del row["minutes"]  # of jobs side by side, with stages or without; costs.py measures time
     results = arguments.results or ROOT / f"benchmarks/results/methods_{arguments.task}.csv"
-    write(results, list(task.measures), rows)
+    write(results, list(task.measures), merged(results, rows))
 
 
 def weights(task: Task, distill: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -146,6 +146,16 @@ def hardware() -> str:
     )
 
 
+def merged(file: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return `rows` and those of the results file, if there is one, that are of other models or seeds."""
+    new = {(row["model"], str(row["seed"])) for row in rows}
+    if not file.is_file():
+        return list(rows)
+    with open(file, newline="") as f:
+        kept = [row for row in csv.DictReader(f) if (row["model"], row["seed"]) not in new]
+    return [*rows, *kept]
+
+
 def write(file: Path, measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write the results file: those of COLUMNS that the rows have, then the measures."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from .distiller import DISTILL_PREFIX
 from .handover import NETWORK, describe, hand_over
 
-__all__ = ["StrictCheckpointer", "StudentCheckpointer", "load_teacher_weights", "read_weights"]
+__all__ = [
+    "StrictCheckpointer",
+    "StudentCheckpointer",
+    "load_teacher_weights",
+    "read_weights",
+    "replace_file",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +80,7 @@ class StudentCheckpointer(DetectionCheckpointer):
         data.update(kwargs)
         file = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", file)
-        _replace(file, lambda temporary: torch.save(data, temporary))
+        replace_file(file, lambda temporary: torch.save(data, temporary))
         self.tag_last_checkpoint(os.path.basename(file))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -84,7 +90,7 @@ class StudentCheckpointer(DetectionCheckpointer):
             with open(temporary, "w") as f:
                 f.write(last_filename_basename)
 
-        _replace(os.path.join(self.save_dir, "last_checkpoint"), write)
+        replace_file(os.path.join(self.save_dir, "last_checkpoint"), write)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a readable checkpoint to resume from."""
@@ -112,7 +118,8 @@ def _files(folder: str) -> list[str]:
     return [f for f in names if re.fullmatch(r"model_(\d+|final)\.pth", f)]
 
 
-def _replace(file: str, write: Any) -> None:
+def replace_file(file: str, write: Callable[[str], Any]) -> None:
+    """Write a file whole or not at all: `write` is given the name of another one, which then takes its place."""
     temporary = f"{file}.{os.getpid()}.partial"
     try:
         write(temporary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
+from .checkpoint import replace_file
 from .handover import NETWORK, describe
-from .hooks import plain_model
+from .wrapping import plain_model, student_of
 
 __all__ = ["FILE", "WeightAverage"]
 
@@ -107,8 +107,7 @@ class WeightAverage(HookBase):
         self._steps, self._average = int(state_dict["steps"]), dict(state_dict["average"])
 
     def _student(self) -> dict[str, Tensor]:
-        model = plain_model(self.trainer.model)
-        return dict(getattr(model, "student", model).state_dict())
+        return dict(student_of(self.trainer.model).state_dict())
 
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
@@ -118,10 +117,8 @@ class WeightAverage(HookBase):
     def _save(self) -> None:
         if not comm.is_main_process():
             return
-        temporary = self._file.with_name(f"{FILE}.{os.getpid()}.partial")
-        network = describe(plain_model(self.trainer.model))
-        torch.save({"model": self._average, NETWORK: network}, temporary)
-        temporary.replace(self._file)
+        content = {"model": self._average, NETWORK: describe(plain_model(self.trainer.model))}
+        replace_file(str(self._file), lambda temporary: torch.save(content, temporary))
 
 
 def _wide(value: Tensor) -> Tensor:

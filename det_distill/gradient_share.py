@@ -14,8 +14,8 @@ import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from .hooks import plain_model
 from .taps import AddressError, resolve
+from .wrapping import plain_model, student_of
 
 __all__ = ["GradientShare", "gradient_norms"]
 
@@ -125,7 +125,7 @@ class GradientShare(HookBase):
 
     def _parameters(self) -> list[nn.Parameter]:
         model = plain_model(self.trainer.model)
-        student = getattr(model, "student", model)
+        student = student_of(model)
         try:
             return [p for p in resolve(student, self._path).parameters() if p.requires_grad]
         except AddressError as error:

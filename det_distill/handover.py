@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from .classification import ImageClassifier
+from .convolutions import compare_convolutions, convolutions_of, offsets_of
 from .distiller import DISTILL_PREFIX, Distiller
 from .pixels import compare_pixels, pixels_of
 
@@ -19,8 +20,12 @@ logger = logging.getLogger(__name__)
 NETWORK = "network"
 """The key of `describe` in a checkpoint; detectron2's own tools ignore it."""
 
-_BACKBONE, _BOTTOM_UP, _C4 = "backbone.", "backbone.bottom_up.", "roi_heads.res5."
+_BELOW = "bottom_up."
+_BACKBONE, _BOTTOM_UP, _C4 = "backbone.", f"backbone.{_BELOW}", "roi_heads.res5."
 _OF_DETECTORS = ("roi_heads.", "proposal_generator.", "head.")
+_EXPORT = (
+    ". Another pyramid takes the backbone.pth that tools/export_student.py writes, the network below alone"
+)
 _COUNTER = (
     "num_batches_tracked"  # batch normalisation that is frozen has none, and with a momentum it is not used
 )
@@ -30,25 +35,30 @@ def describe(model: nn.Module) -> dict[str, Any]:
     """Return what a checkpoint says of its network (of a distilled one: the student) beside the tensors.
 
     ``architecture``, the name of its class; ``classifier``, whether it is an `ImageClassifier`; and, of a model that
-    has them, ``input_format``, ``pixel_mean`` and ``pixel_std``. Texts, truth values and lists of numbers only.
+    has them, ``input_format``, ``pixel_mean``, ``pixel_std`` and ``convolutions``, the backbone's by their paths in it,
+    see `convolutions_of`. Texts, truth values, numbers, lists and dicts only, so ``weights_only`` loading reads it.
     """
     plain = _student(model)
     kind = {"architecture": type(plain).__name__, "classifier": isinstance(plain, ImageClassifier)}
-    return {**kind, **pixels_of(plain)}
+    backbone = getattr(plain, "backbone", None)
+    moves = {"convolutions": convolutions_of(backbone)} if isinstance(backbone, nn.Module) else {}
+    return {**kind, **pixels_of(plain), **moves}
 
 
 def hand_over(checkpoint: dict[str, Any], model: nn.Module, file: str) -> None:
     """Rename the tensors of a classifier's checkpoint, in place, so that its backbone loads into `model`.
 
-    ``backbone.*`` becomes ``backbone.bottom_up.*`` below an FPN, and ``res5`` becomes ``roi_heads.res5`` in a detector
-    that has it there (C4). What the model has no place for is left out: the classifier and the embedding, later
-    stages, pairs of a distillation; that, and how many tensors arrive, is logged. A model that is a classifier, too,
-    keeps them where they fit; a classifier or embedding of another shape is left out with a warning.
+    A classifier with an FPN gives all of its backbone to a model with an FPN. Otherwise the network below an FPN, or
+    without one, goes where this model has it, ``backbone.bottom_up.*`` or ``backbone.*``; ``res5`` becomes
+    ``roi_heads.res5`` in a detector that has it there (C4). What the model has no place for is left out: the classifier
+    and the embedding, later stages, pairs of a distillation; that, and how many tensors arrive, is logged. Offsets of
+    deformable convolutions that the file lacks stay as they were built, which is logged. A model that is a classifier,
+    too, keeps its other tensors where they fit; a classifier or embedding of another shape is left out with a warning.
 
     So is treated a file that `describe` calls a classifier's or that, without such a note, has ``backbone.*`` and
     ``classifier.*`` but nothing of a detector; and a ``backbone.pth`` of `export_student`. Other files stay as they
-    are, and so does any in a run that trains paraphrasers. Of every file that says so, the pixels are compared with
-    the model's, see `compare_pixels`.
+    are, and so does any in a run that trains paraphrasers. Of every file that says them, the pixels are compared with
+    the model's, see `compare_pixels`, and so are the convolutions that arrive, see `compare_convolutions`.
 
     Args:
         checkpoint: ``{"model": name -> tensor, ...}``.
@@ -59,24 +69,32 @@ def hand_over(checkpoint: dict[str, Any], model: nn.Module, file: str) -> None:
         ValueError: a tensor of the model's backbone is not in the file, or is of another shape.
     """
     described = checkpoint.get(NETWORK)
-    if isinstance(described, Mapping):
-        compare_pixels(described, pixels_of(_student(model)), file)
+    note = described if isinstance(described, Mapping) else {}
+    student = _student(model)
+    compare_pixels(note, pixels_of(student), file)
+    if _trains_paraphrasers(model):
+        return
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     parts = _parts(checkpoint)
-    if parts is None or _trains_paraphrasers(model):
+    if parts is None:
+        names = [k for k in checkpoint["model"] if k.startswith(_BACKBONE) and k in own]
+        _compare_convolutions(note, {k: k.removeprefix(_BACKBONE) for k in names}, student, file)
         return
     backbone, others = parts
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    taken = _renamed(backbone, own)
-    _check(taken, own, file)
-    if not isinstance(_student(model), ImageClassifier):
-        _report(taken, backbone, others, file)
-        checkpoint["model"] = taken
-    else:
+    places = _places(backbone, own)
+    taken = {place: backbone[name] for place, name in places.items()}
+    _check(taken, own, offsets_of(student), any(k.startswith(_BELOW) for k in backbone), file)
+    _compare_convolutions(note, places, student, file)
+    kept: dict[str, Tensor] = {}
+    if isinstance(student, ImageClassifier):
         pairs = (DISTILL_PREFIX,) if isinstance(model, Distiller) else ()
         kept = {k: v for k, v in others.items() if k.startswith(pairs) or _fits(k, v, own, file)}
-        if len(kept) < len(others):
-            _report(taken, backbone, [k for k in others if k not in kept], file)
-        checkpoint["model"] = {**taken, **kept}
+    used = set(places.values())
+    left_out = [_BACKBONE + k for k in backbone if k not in used and not k.endswith(_COUNTER)]
+    left_out += [k for k in others if k not in kept]
+    if left_out or not isinstance(student, ImageClassifier):
+        _report(taken, left_out, file)
+    checkpoint["model"] = {**taken, **kept}
     checkpoint.pop("matching_heuristics", None)
 
 
@@ -110,19 +128,40 @@ def _prefix(own: Iterable[str]) -> str:
     return _BOTTOM_UP if any(k.startswith(_BOTTOM_UP) for k in own) else _BACKBONE
 
 
-def _renamed(backbone: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors that the model has a place for, by its names."""
-    prefix, renamed = _prefix(own), {}
-    for name, tensor in backbone.items():
-        place = f"roi_heads.{name}" if f"roi_heads.{name}".startswith(_C4) else ""
-        place = place if place in own else prefix + name
-        if place in own:
-            renamed[place] = tensor
-    return renamed
+def _places(backbone: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, str]:
+    """The model's name -> the name in the backbone, of each tensor that the model has a place for."""
+    prefix, places = _prefix(own), {}
+    for name in backbone:
+        bare = name.removeprefix(_BELOW)
+        head = f"roi_heads.{bare}"
+        for place in (_BACKBONE + name, prefix + bare, head if head.startswith(_C4) else ""):
+            if place in own:
+                places[place] = name
+    return places
 
 
-def _check(taken: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], file: str) -> None:
-    wanted = [k for k in own if k.startswith((_prefix(own), _C4)) and not k.endswith(_COUNTER)]
+def _compare_convolutions(
+    note: Mapping[str, Any], places: Mapping[str, str], student: nn.Module, file: str
+) -> None:
+    """Compare those whose tensors arrive, of a file that says how they move."""
+    said = note.get("convolutions", {})
+    modules = {place.rpartition(".")[0]: name.rpartition(".")[0] for place, name in places.items()}
+    theirs = {here: said[there] for here, there in modules.items() if there in said}
+    compare_convolutions(theirs, convolutions_of(student), file)
+
+
+def _check(
+    taken: Mapping[str, Tensor],
+    own: Mapping[str, tuple[int, ...]],
+    offsets: Container[str],
+    pyramid: bool,
+    file: str,
+) -> None:
+    """Raise ValueError unless all is there; of a model with an FPN all below it, or, from an FPN, all of that, too."""
+    whole = _BACKBONE if pyramid else _prefix(own)
+    wanted = [k for k in own if k.startswith((whole, _C4)) and not k.endswith(_COUNTER)]
+    zero = [k for k in wanted if k in offsets and k not in taken]
+    wanted = [k for k in wanted if k not in zero]
     if not wanted:
         raise ValueError(
             f"{file} holds a classifier, whose backbone could be taken, but this model has no tensors of the name "
@@ -131,6 +170,12 @@ def _check(taken: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], file
     missing = [k for k in wanted if k not in taken]
     misfits = [k for k in wanted if k in taken and tuple(taken[k].shape) != own[k]]
     if not missing and not misfits:
+        if zero:
+            logger.info(
+                "Offsets of deformable convolutions that %s has not stay as they were built, which is zero in "
+                "detectron2: %s",
+                *(file, "; ".join(_counted(zero))),
+            )
         return
     what = f"{len(wanted) - len(missing) - len(misfits)} of the {len(wanted)} tensors of this model's backbone fit"
     if missing:
@@ -141,6 +186,7 @@ def _check(taken: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], file
     raise ValueError(
         f"{file} holds a backbone that is not this model's: {what}. Give the classifier and this model the same kind "
         "of backbone with the same options (depth, widths, norm), and the classifier every stage that is wanted here"
+        + (_EXPORT if pyramid and _prefix(own) == _BOTTOM_UP else "")
     )
 
 
@@ -176,16 +222,14 @@ def _fits(name: str, value: Tensor, own: Mapping[str, tuple[int, ...]], file: st
     return name in own and own[name] == tuple(value.shape)
 
 
-def _report(
-    taken: Mapping[str, Tensor], backbone: Mapping[str, Tensor], left_out: Iterable[str], file: str
-) -> None:
+def _report(taken: Iterable[str], left_out: Iterable[str], file: str) -> None:
     """Say what arrived; all that the model wants is there."""
-    arrived = {k.removeprefix(_BOTTOM_UP).removeprefix(_BACKBONE).removeprefix("roi_heads.") for k in taken}
-    unused = [_BACKBONE + k for k in backbone if k not in arrived and not k.endswith(_COUNTER)]
+    counted = [k for k in taken if not k.endswith(_COUNTER)]
+    below = _BOTTOM_UP if all(k.startswith((_BOTTOM_UP, _C4)) for k in counted) else _BACKBONE
     logger.info(
         "The backbone in %s arrived, all %d tensors of it that this model has, below %s. Left out: %s",
         file,
-        sum(not k.endswith(_COUNTER) for k in taken),
-        " and ".join(dict.fromkeys(_C4[:-1] if k.startswith(_C4) else _prefix(taken)[:-1] for k in taken)),
-        ", ".join(_stages([*unused, *left_out])) or "nothing",
+        len(counted),
+        " and ".join(dict.fromkeys((_C4 if k.startswith(_C4) else below)[:-1] for k in counted)),
+        ", ".join(_stages(left_out)) or "nothing",
     )

@@ -25,7 +25,9 @@ from .evaluation.teachers import measure_teachers
 from .losses import LSH
 from .modes import batch_norms, restored_modes
 from .padding import image_sizes, valid_cells
+from .randomness import kept_random_state
 from .tasks import task_of
+from .wrapping import plain_model
 
 __all__ = [
     "CalibrateHashes",
@@ -36,15 +38,9 @@ __all__ = [
     "calibrate_hashes",
     "data_digest",
     "measure_before_testing",
-    "plain_model",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def plain_model(model: nn.Module) -> nn.Module:
-    """Return the model inside a DistributedDataParallel wrapper, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 class RunSeed:
@@ -130,7 +126,7 @@ def calibrate_hashes(model: Distiller, batches: Iterable[Any]) -> None:
         batches: training batches; each is run once.
     """
     waiting = _waiting_hashes(model)
-    with restored_modes(model), torch.random.fork_rng(), EventStorage():
+    with restored_modes(model), kept_random_state(), EventStorage():
         model.train()
         for norm in batch_norms(model):
             norm.eval()
@@ -178,8 +174,17 @@ class EvaluateTeachers(HookBase):
 
 
 def data_digest(cfg: CfgNode) -> str:
-    """Return 12 hexadecimal digits that stand for what a config measures on: the test sets and how images are made."""
-    text = f"{cfg.DATASETS.TEST}\n{cfg.INPUT.dump()}{cfg.TEST.dump()}"
+    """Return 12 hexadecimal digits that stand for what a config measures on.
+
+    That is the test sets, with their definitions where the config has them, and how images are made.
+    """
+    defined = [
+        (kind, name, cfg.DATASETS[kind][name])
+        for kind in ("VOC", "COCO", "IMAGES", "TORCHVISION")
+        for name in cfg.DATASETS.TEST
+        if name in cfg.DATASETS.get(kind, {})
+    ]
+    text = f"{cfg.DATASETS.TEST}\n{defined}\n{cfg.INPUT.dump()}{cfg.TEST.dump()}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.modeling.backbone import FPN
 from detectron2.utils import comm
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -77,8 +79,9 @@ def parallel(model: nn.Module) -> nn.Module:
     the whole batch. Buffers, such as the statistics of batch normalisation, are each process's own, as in detectron2;
     a checkpoint has the first one's.
 
-    A classifier that does not pool its backbone's last map has parameters without a gradient; they are looked for in
-    each step. Any other model must use all its parameters.
+    A classifier that does not pool its backbone's deepest map has parameters without a gradient, and one that pools a
+    map of an FPN has them in the other levels; they are looked for in each step. Any other model must use all its
+    parameters.
 
     Raises:
         ValueError: the model is not on the device of this process.
@@ -100,15 +103,23 @@ def parallel(model: nn.Module) -> nn.Module:
         model,
         device_ids=[device.index] if on_gpus else None,
         broadcast_buffers=False,
-        find_unused_parameters=_pools_an_early_map(model),
+        find_unused_parameters=_may_leave_parameters_unused(model),
     )
 
 
-def _pools_an_early_map(model: nn.Module) -> bool:
-    """Whether a classifier, or a distilled one, reads another map than its backbone's last."""
+def _may_leave_parameters_unused(model: nn.Module) -> bool:
+    """Whether a classifier, or a distilled one, may not need all of its backbone for the map that it pools.
+
+    It needs all if this map has the greatest stride, alone, and no level of an FPN is built beside it. Dilated stages
+    have equal strides: which of them is the deepest cannot be told. A map of no stride is behind all that have one.
+    """
     student = getattr(model, "student", model)
     pooled, backbone = getattr(student, "feature", None), getattr(student, "backbone", None)
-    return pooled is not None and backbone is not None and pooled != list(backbone.output_shape())[-1]
+    if pooled is None or backbone is None:
+        return False
+    strides = {name: shape.stride or math.inf for name, shape in backbone.output_shape().items()}
+    others = [stride for name, stride in strides.items() if name != pooled]
+    return isinstance(backbone, FPN) or strides[pooled] <= max(others, default=0)
 
 
 def _join(main: Main, arguments: argparse.Namespace) -> None:

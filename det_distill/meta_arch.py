@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -15,6 +14,7 @@ from . import distiller, paraphrasers
 from .config import build_student, build_teacher, build_teachers, complete_config
 from .pair_config import build_pairs
 from .pairs import Pairs
+from .randomness import kept_random_state
 from .taps import feature_spec
 from .teachers import Teacher, Teachers
 
@@ -57,7 +57,7 @@ class Distiller(distiller.Distiller):
     ) -> None:
         if isinstance(pairs, Mapping):
             teachers = teachers if isinstance(teachers, Teachers) else Teachers(**(teachers or {}))
-            with torch.random.fork_rng():
+            with kept_random_state():
                 pairs = build_pairs(pairs, student, teachers, where="pairs")
         super().__init__(student, pairs, teachers, **kwargs)
 
@@ -69,7 +69,7 @@ class Distiller(distiller.Distiller):
             return {"student": student}
         cfg = cfg.clone()
         complete_config(cfg)
-        with torch.random.fork_rng():
+        with kept_random_state():
             teachers = build_teachers(cfg)
             pairs = build_pairs(cfg.DISTILL.PAIRS, student, teachers)
         return {

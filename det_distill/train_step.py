@@ -14,7 +14,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from .hooks import plain_model
+from .wrapping import plain_model
 
 __all__ = ["PRECISIONS", "TrainStep", "autocast", "pool_in_float32"]
 
@@ -55,6 +55,15 @@ def pool_in_float32(model: nn.Module) -> None:
         for module in whole.modules():
             if isinstance(module, ROIPooler):
                 module.register_forward_pre_hook(_float_maps)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _on_cpu(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same on the CPU, brought there all at once."""
+    return dict(zip(losses, torch.stack([v.float() for v in losses.values()]).cpu(), strict=True))
 
 
 def _float_maps(pooler: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -143,9 +152,10 @@ class TrainStep(SimpleTrainer):
                     losses = self._losses(part)
                     total = sum(losses.values()) / self._parts
                 self._backward(total)
+                getattr(self, "after_backward", _nothing)()  # detectron2 0.6 has no such hook
             for name, value in losses.items():
                 logged[name] = logged.get(name, 0.0) + value.detach() / self._parts
-        self._write_metrics(logged, data_time)
+        self._write_metrics(_on_cpu(logged), data_time)
         self._optimize()
 
     def _split(self, batch: Any) -> Iterator[tuple[Any, bool]]:

@@ -120,3 +120,16 @@ def test_a_run_that_is_out_of_time_is_stopped_and_one_without_time_is_not_begun(
     with pytest.raises(runs.OutOfTime, match="no time left"):
         runs.train(tmp_path / "two", "c.yaml", [], arguments)
     assert len(begun) == 1 and begun[0] > 0
+
+
+def test_a_call_for_some_students_keeps_the_rows_of_the_others(asked):
+    asked("R8-R20", "--seeds", "0", "--only", "KD", "student alone")
+    _, rows = asked("R8-R20", "--seeds", "1", "--only", "student alone")
+    assert [row.split(",")[0] for row in rows] == [
+        "teacher",
+        "teacher",
+        "student alone",
+        "student alone",
+        "KD",
+    ]
+    assert len(asked("R8-R20", "--seeds", "1", "--only", "student alone")[1]) == len(rows)

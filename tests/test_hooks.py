@@ -159,6 +159,18 @@ def test_without_a_training_the_teacher_is_run_only_if_its_predictions_are_missi
     assert times == [1]
 
 
+@pytest.mark.parametrize("kind", ["VOC", "COCO", "IMAGES", "TORCHVISION"])
+def test_another_definition_of_a_test_set_is_another_measurement(kind):
+    cfg = classifier_cfg()
+    cfg.DATASETS.TEST = ("pictures", "built_in")
+    seen = {data_digest(cfg)}
+    for split in ("test", "test[:5000]"):
+        cfg.DATASETS[kind].pictures = CfgNode({"SPLIT": split})
+        seen.add(data_digest(cfg))
+    cfg.DATASETS[kind].for_training = CfgNode({"SPLIT": "train"})
+    assert data_digest(cfg) in seen and len(seen) == 3
+
+
 def test_a_detector_is_not_measured_twice_for_an_agreement(tmp_path):
     cfg, model = detector_cfg(), distiller(LSH.random(24, 6, 1.0))
     cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.TEST = "Distiller", ("boxes",)

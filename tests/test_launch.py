@@ -12,7 +12,7 @@ from torch import nn
 
 from det_distill import launch as launching
 from det_distill.launch import LaunchError, launch, parallel
-from tests.tiny import build, classifier_cfg
+from tests.tiny import build, classifier_cfg, detector_cfg
 
 TRAIN_NET = Path(__file__).parents[1] / "tools" / "train_net.py"
 
@@ -112,11 +112,69 @@ def test_a_model_on_the_cpu_beside_gpus_is_an_error(monkeypatch):
         parallel(nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize(("feature", "early"), [("", False), ("res4", False), ("res3", True)])
-def test_unused_parameters_are_looked_for_only_behind_an_early_map(feature, early):
+def unused(model):
+    """The parameters that get no gradient in a training step."""
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    model.train()([{"image": image, "label": 0}] * 2)["loss_cls"].backward()
+    return {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+
+
+def cifar_resnet(cfg):
+    pass
+
+
+def resnet(cfg):
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_resnet_backbone", 0
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 18, 64, "BN"
+
+
+def in_reverse(cfg):
+    resnet(cfg)
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5", "res4"]
+
+
+def dilated(cfg):  # res4 and res5 have one stride
+    in_reverse(cfg)
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 50, 256
+    cfg.MODEL.RESNETS.RES5_DILATION = 2
+
+
+def pyramid(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_cifar_resnet_fpn_backbone"
+    cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS = ["res2", "res3", "res4"], 8
+
+
+def plain(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_plain_backbone"
+    cfg.MODEL.PLAIN.IMAGE_SIZE = 64
+
+
+@pytest.mark.parametrize(
+    ("backbone", "feature", "some"),
+    [
+        (cifar_resnet, "", False),
+        (cifar_resnet, "res4", False),
+        (cifar_resnet, "res3", True),
+        (resnet, "", False),  # detectron2 builds no stage behind res4, the only map
+        (in_reverse, "", True),
+        (in_reverse, "res5", False),
+        (dilated, "", True),
+        (pyramid, "", True),
+        (pyramid, "p0", True),
+        (plain, "", False),
+        (plain, "layer4", True),
+    ],
+)
+def test_unused_parameters_are_looked_for_where_there_are_some(backbone, feature, some):
     cfg = classifier_cfg()
+    backbone(cfg)
     cfg.MODEL.CLASSIFIER.FEATURE = feature
-    assert launching._pools_an_early_map(build(cfg)) == early
+    model = build(cfg)
+    assert bool(unused(model)) == launching._may_leave_parameters_unused(model) == some
+
+
+def test_a_detector_is_not_searched_for_unused_parameters():
+    assert not launching._may_leave_parameters_unused(build(detector_cfg()))
 
 
 def test_train_net_ends_with_one_line_where_it_cannot_start_processes(monkeypatch):

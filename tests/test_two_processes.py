@@ -139,6 +139,13 @@ def _early_map(cfg):
     cfg.DISTILL.ENABLED = False
 
 
+def _pyramid(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_cifar_resnet_fpn_backbone"
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.DISTILL.ENABLED = False
+
+
 def _paraphrasers(cfg):
     cfg.MODEL.META_ARCHITECTURE = "ParaphraserPretrainer"
     cfg.DISTILL.PAIRS.ft.PARAPHRASER_KIND = "paraphraser"
@@ -164,6 +171,7 @@ VARIANTS = {
         _in_memory,
         _in_parts,
         _early_map,
+        _pyramid,
         _paraphrasers,
         _averaged,
         _compiled,

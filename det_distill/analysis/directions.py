@@ -18,6 +18,7 @@ from ..config import complete_config
 from ..distiller import DISTILL_PREFIX, Distiller, made_for_another_teacher
 from ..methods import METHODS
 from ..modes import batch_norms, restored_modes
+from ..randomness import kept_random_state
 from .distance import Distance, DistanceMeter
 
 __all__ = ["build_for_distances", "load_student", "measure"]
@@ -145,7 +146,7 @@ def measure(model: Distiller, batches: Iterable[Any], *, seed: int = 0) -> dict[
     for name, pair in pairs.items():
         pair.losses, pair.terms, pair.weights = nn.ModuleDict({"loss": meters[name]}), ("",), {"": 1.0}
     try:
-        with restored_modes(model), torch.random.fork_rng(), EventStorage():
+        with restored_modes(model), kept_random_state(), EventStorage():
             _only_sample(model)
             for number, batch in enumerate(batches):
                 torch.manual_seed(seed + number)

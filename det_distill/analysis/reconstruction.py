@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..adapters import Paraphraser
 from ..paraphrasers import ParaphraserTrainee
+from ..randomness import kept_random_state
 from ..teachers import Teacher
 from .figures import COLOURS, new_figure, save_figure
 
@@ -96,7 +97,7 @@ def reconstruction_curve(
     if first is None:
         raise ValueError("no batch to train paraphrasers on: at least one iteration is needed")
     channels = _channels(network, address, first, input_format)
-    with torch.random.fork_rng():
+    with kept_random_state():
         torch.manual_seed(seed)
         paraphraser = Paraphraser(channels, rate)
     other: list[float] = []

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..checkpoint import StudentCheckpointer
 from ..compilation import compile_backbones
 from ..config import build_student
 from ..distiller import Distiller
@@ -68,7 +68,7 @@ def build_distiller(cfg: CfgNode, batches: Sequence[Batch]) -> Distiller:
 
 def _with_weights(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        StudentCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model
 
 

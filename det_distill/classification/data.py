@@ -141,7 +141,7 @@ _KEPT: dict[str, tuple[object, tuple[Any, ...], DecodedImages]] = {}
 
 def _kept(cfg: CfgNode, name: str) -> DecodedImages:
     mapper = mapper_for_tests(cfg)  # checks the config
-    source, dicts = DatasetCatalog[name], _labelled(name)
+    source = DatasetCatalog[name]
     setting = (
         cfg.MODEL.DEVICE,
         cfg.INPUT.FORMAT,
@@ -152,6 +152,7 @@ def _kept(cfg: CfgNode, name: str) -> DecodedImages:
     if name not in _KEPT or _KEPT[name][0] is not source or _KEPT[name][1] != setting:
         _KEPT.pop(name, None)  # leaves its memory to what follows
         whole = ClassificationMapper(cfg.INPUT.FORMAT, prepare=mapper.prepare)
+        dicts = _labelled(name)
         own = [dicts[index] for index in InferenceSampler(len(dicts))]
         _KEPT[name] = source, setting, _decoded(cfg, own, whole)
     return _KEPT[name][2]

@@ -50,7 +50,7 @@ def decoded(
     """Read all images and bring them to a device.
 
     Args:
-        dicts: of the data set, at least one.
+        dicts: of the data set; none (a test set with fewer images than processes) give ``pixels`` (0, 1, 0, 0).
         mapper: makes samples of them, with ``image`` uint8 (C, H, W).
         device: where the pixels will lie.
         threads: that read; 0: one after the other, in this one.
@@ -59,6 +59,8 @@ def decoded(
         ValueError: the images have different sizes, or would not fit into the device's memory.
         DatasetError: an image cannot be read.
     """
+    if not dicts:
+        return DecodedImages(torch.empty((0, 1, 0, 0), dtype=torch.uint8, device=device), ())
     first = mapper(dicts[0])["image"]
     _check_room(len(dicts) * first.numel(), f"{len(dicts)} images of {_size(first)}", device)
     pixels = torch.empty((len(dicts), *first.shape), dtype=torch.uint8, device=device)
@@ -192,7 +194,7 @@ class MiddleOfEach(Dataset):
 
     def __init__(self, images: DecodedImages, crop: int) -> None:
         height, width = images.pixels.shape[2:]
-        if min(height, width) < crop:
+        if images.samples and min(height, width) < crop:
             raise ValueError(
                 f"the images have {height} x {width} pixels where they are to be cropped to {crop} x {crop}: set "
                 "INPUT.CLASSIFICATION.RESIZE, or a smaller CROP"

@@ -40,8 +40,9 @@ def mixer(cfg: CfgNode) -> Mixer | None:
         return None
     if images_per_process(cfg) < 2:
         raise ValueError(_TOO_FEW)
-    classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
-    return lambda batch, seed: mix(batch, classes=classes, mixup=mixup, cutmix=cutmix, seed=seed)
+    alphas = {"mixup": mixup, "cutmix": cutmix}
+    classes, device = cfg.MODEL.CLASSIFIER.NUM_CLASSES, torch.device(cfg.MODEL.DEVICE)
+    return lambda batch, seed: mix(batch, classes=classes, **alphas, seed=seed, device=device)
 
 
 def check_mixing(cfg: CfgNode, model: nn.Module) -> None:
@@ -66,7 +67,13 @@ def check_mixing(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def mix(
-    batch: Sequence[dict[str, Any]], *, classes: int, mixup: float = 0.0, cutmix: float = 0.0, seed: int
+    batch: Sequence[dict[str, Any]],
+    *,
+    classes: int,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    seed: int,
+    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Mix each image with the one before it, the first with the last; one share for the whole batch.
 
@@ -83,6 +90,7 @@ def mix(
         mixup: alpha; 0: no mixup.
         cutmix: alpha; 0: no cutmix.
         seed: all that is drawn is a function of it; the state of the process's generators is left as it was.
+        device: where they are mixed, and stay; None: where they are.
 
     Returns:
         New samples with ``image`` in float32 and ``target``, float32 (K,), which sums to 1; ``label`` stays the
@@ -108,7 +116,7 @@ def mix(
             f"labels from {min(numbers)} to {max(numbers)} do not fit {classes} classes: see "
             "MODEL.CLASSIFIER.NUM_CLASSES"
         )
-    images = torch.stack([sample["image"] for sample in batch]).float()
+    images = torch.stack([sample["image"] for sample in batch]).to(device, non_blocking=True).float()
     labels = torch.tensor(numbers, device=images.device)
     with torch.random.fork_rng(devices=[]):  # all is drawn on the CPU
         torch.default_generator.manual_seed(seed)

@@ -47,6 +47,7 @@ FATAL = {
     "data file missing": "a relative ROOT is looked up in the working directory, then in $DETECTRON2_DATASETS "
     "(default: datasets); nothing is downloaded",
     "data file damaged": "get it again, and unpack it again",
+    "data file of another set": "sets whose files have the same names need each a folder of its own",
     "no class folder": "it must hold one folder of images per class, named as the class",
     "class folder missing": "make it, or take the class out of CLASSES",
     "no image at all": "put the images of each class into its folder: .jpg, .png, .bmp, .tif or .webp",

@@ -5,6 +5,7 @@ Nothing is downloaded. File names and md5 sums are those of torchvision's own cl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,17 @@ from torchvision import datasets
 from det_distill.data.idx import read_idx
 from det_distill.data.problems import DatasetError
 
-__all__ = ["SETS", "Arrays", "CifarFiles", "MnistFiles", "SetFiles", "SvhnFiles"]
+__all__ = ["SETS", "Arrays", "CifarFiles", "MnistFiles", "SetFiles", "SvhnFiles", "other_set"]
 
 DIGITS = tuple("0123456789")
 FASHION_MNIST_OF_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_MD5_OF_DEBIAN = (
+    "cf8536b0aa1a6ac5fa3f23001093305c",  # train: images, labels
+    "10bea18fdb374794d4bb42e356e600c9",
+    "f78720b4224f21cce2f2ccf2d7a94c9a",  # t10k: images, labels
+    "0d30e22e447f3c33dab9ed536400ac01",
+)
+"""The same images as torchvision's, packed again: of dataset-fashion-mnist 0.0~git20200523.55506a9-1."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,8 @@ class SetFiles(Protocol):
         """The names of its parts, as "train" and "test"."""
         ...
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """Folders where a package of the system puts its files, for a ROOT that is left out."""
+    def places(self, folder: Path) -> tuple[Path, ...]:
+        """The roots of a ROOT that is left out; `folder` is that of all data sets."""
         ...
 
     def files(self, root: Path, part: str) -> list[tuple[Path, str]]:
@@ -71,7 +78,10 @@ class CifarFiles:
 
     dataset: type[datasets.CIFAR10]
     parts: tuple[str, ...] = ("train", "test")
-    places: tuple[Path, ...] = ()
+
+    def places(self, folder: Path) -> tuple[Path, ...]:
+        """That folder."""
+        return (folder,)
 
     def files(self, root: Path, part: str) -> list[tuple[Path, str]]:
         """All files, since torchvision asks for all of them."""
@@ -100,7 +110,10 @@ class SvhnFiles:
     """Street view house numbers, cropped digits ("Format 2"); the label 10 of the files becomes 0."""
 
     parts: tuple[str, ...] = ("train", "test", "extra")
-    places: tuple[Path, ...] = ()
+
+    def places(self, folder: Path) -> tuple[Path, ...]:
+        """That folder."""
+        return (folder,)
 
     def files(self, root: Path, part: str) -> list[tuple[Path, str]]:
         """The one file of the part."""
@@ -133,20 +146,39 @@ class SvhnFiles:
 class MnistFiles:
     """MNIST and Fashion-MNIST: IDX files, plain or packed by gzip, in torchvision's `<ROOT>/<set>/raw` or in ROOT.
 
-    Their md5 sums are not compared: packed again, as by Debian, the same images have other ones. A damaged packed file
-    is found by gzip's own sum, a plain one that is cut off by its length.
+    The files of both have the same names. So files in ROOT itself count only if ROOT was named, and packed ones that
+    are known to be another set's are refused (`other_set`). Plain ones, and those that somebody packed anew, are
+    believed.
+
+    Their md5 sums need not be torchvision's: packed again, as by Debian, the same images have other ones. A damaged
+    packed file is found by gzip's own sum, a plain one that is cut off by its length.
+
+    Attributes:
+        dataset: torchvision's class.
+        page: where to get the files.
+        classes: their names.
+        parts: see `SetFiles`.
+        packaged: folders where a package of the system puts the files, for a ROOT that is left out.
+        package: its name in Debian.
     """
 
     dataset: type[datasets.MNIST]
     page: str
     classes: tuple[str, ...] = DIGITS
     parts: tuple[str, ...] = ("train", "test")
-    places: tuple[Path, ...] = ()
+    packaged: tuple[Path, ...] = ()
     package: str = ""
 
+    def places(self, folder: Path) -> tuple[Path, ...]:
+        """torchvision's folder below that one, then those of packages."""
+        return (self._raw(folder), *self.packaged)
+
     def files(self, root: Path, part: str) -> list[tuple[Path, str]]:
-        """The images and the labels, each where it lies; what is missing is expected where torchvision has it."""
-        return [(self._found(root, file), "") for file, _ in self._resources(part)]
+        """The images and the labels, in one folder; what is missing is expected where torchvision has it."""
+        files = [file for file, _ in self._resources(part)]
+        raw = self._raw(root)
+        found = next((f for f in (raw, root) if any(_packed_or_plain(f, file) for file in files)), raw)
+        return [(_packed_or_plain(found, file) or found / file, "") for file in files]
 
     def advice(self, root: Path) -> str:
         """Where to get the files."""
@@ -155,7 +187,8 @@ class MnistFiles:
             f"\n  On Debian: apt-get install {self.package}, and leave ROOT out." if self.package else ""
         )
         folder = self._raw(root)
-        return f"Get the files from {self.page} and put them into {folder}, or into {root} itself: {known}{package}"
+        itself = "" if folder == root else f", or into {root} itself, without those of another set"
+        return f"Get the files from {self.page} and put them into {folder}{itself}: {known}{package}"
 
     def read(self, root: Path, part: str) -> Arrays:
         """Read one part.
@@ -178,12 +211,30 @@ class MnistFiles:
         return [images, labels]
 
     def _raw(self, root: Path) -> Path:
-        return root / self.dataset.__name__ / "raw"
+        """torchvision's folder of the files, which may be the root itself."""
+        below = (self.dataset.__name__, "raw")
+        return root if root.parts[-2:] == below else root.joinpath(*below)
 
-    def _found(self, root: Path, file: str) -> Path:
-        # first torchvision's folder: in ROOT itself, files of MNIST and of Fashion-MNIST have the same names
-        places = [f / name for f in (self._raw(root), root) for name in (file.removesuffix(".gz"), file)]
-        return next((path for path in places if path.is_file()), self._raw(root) / file)
+
+def _packed_or_plain(folder: Path, file: str) -> Path | None:
+    return next((p for p in (folder / file.removesuffix(".gz"), folder / file) if p.is_file()), None)
+
+
+def other_set(dataset: str, file: Path) -> str:
+    """Return the name of the set that a packed file of MNIST's names is known to be of, if it is not `dataset`.
+
+    Known are the md5 sums of torchvision and of Debian's package. "": it may be of `dataset`.
+    """
+    if file.suffix != ".gz":
+        return ""
+    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+    known = {
+        other.__name__: [own for _, own in other.resources]
+        for other in (datasets.MNIST, datasets.FashionMNIST, datasets.KMNIST)
+    }
+    known["FashionMNIST"] += FASHION_MNIST_MD5_OF_DEBIAN
+    owners = [name for name, sums in known.items() if md5 in sums]
+    return "" if dataset in owners else next(iter(owners), "")
 
 
 SETS: dict[str, SetFiles] = {
@@ -197,7 +248,7 @@ SETS: dict[str, SetFiles] = {
         datasets.FashionMNIST,
         "https://github.com/zalandoresearch/fashion-mnist",
         tuple(datasets.FashionMNIST.classes),
-        places=(FASHION_MNIST_OF_DEBIAN,),
+        packaged=(FASHION_MNIST_OF_DEBIAN,),
         package="dataset-fashion-mnist",
     ),
 }

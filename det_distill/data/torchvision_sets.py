@@ -15,7 +15,7 @@ from torchvision.datasets.utils import check_integrity
 from det_distill.data.catalog import dataset_folder, register_once, resolve_path
 from det_distill.data.problems import DatasetError, DatasetReport
 from det_distill.data.split_ranges import SplitRange, parse_split
-from det_distill.data.torchvision_files import SETS, Arrays
+from det_distill.data.torchvision_files import SETS, Arrays, other_set
 
 __all__ = ["TorchvisionSet", "load_torchvision", "register_torchvision"]
 
@@ -59,8 +59,9 @@ def register_torchvision(name: str, dataset: str, root: str | Path, split: str) 
         name: the dataset's name in DATASETS.TRAIN and DATASETS.TEST.
         dataset: "CIFAR10", "CIFAR100", "SVHN", "MNIST" or "FashionMNIST".
         root: the folder that torchvision calls root; a relative one is looked up in the working directory, then in
-            $DETECTRON2_DATASETS (default "datasets").  "": that folder itself, then, for Fashion-MNIST, the one of the
-            Debian package dataset-fashion-mnist.
+            $DETECTRON2_DATASETS (default "datasets").  "": that folder itself, of which MNIST and Fashion-MNIST, whose
+            files have the same names, only take MNIST/raw and FashionMNIST/raw; then, for Fashion-MNIST, the folder
+            of the Debian package dataset-fashion-mnist.
         split: "train", "test" or, of SVHN, "extra", each with a range of images ("train[6000:]" and "train[:6000]" to
             hold some out) or without, several joined by "+".  Images are counted in the order of the files.
 
@@ -76,7 +77,7 @@ def register_torchvision(name: str, dataset: str, root: str | Path, split: str) 
         parse_split(split, SETS[dataset].parts)
     except ValueError as error:
         raise ValueError(f"Dataset '{name}' ({dataset}): {error}.") from error
-    roots = (resolve_path(root),) if str(root) else (dataset_folder().absolute(), *SETS[dataset].places)
+    roots = (resolve_path(root),) if str(root) else SETS[dataset].places(dataset_folder().absolute())
     if register_once(name, TorchvisionSet(dataset, roots, split)):
         MetadataCatalog.get(name).evaluator_type = "image_classification"
     return name
@@ -96,8 +97,8 @@ def load_torchvision(dataset: str, root: Path, split: str) -> tuple[list[dict[st
         of the split and cannot be written to.
 
     Raises:
-        DatasetError: files are missing, cut off or changed (lists them and says where to get them), a package is
-            missing, or the split reaches beyond the images, or names one twice.
+        DatasetError: files are missing, cut off, changed or another set's (lists them and says where to get them), a
+            package is missing, or the split reaches beyond the images, or names one twice.
     """
     files, report = SETS[dataset], DatasetReport(f"{dataset} in {root}")
     report.advice = files.advice(root)
@@ -108,6 +109,8 @@ def load_torchvision(dataset: str, root: Path, split: str) -> tuple[list[dict[st
             report.add("data file missing", file)
         elif damage := _damage(file, md5):
             report.add("data file damaged", file, damage)
+        elif not md5 and (other := other_set(dataset, file)):
+            report.add("data file of another set", file, f"its md5 sum is of {other}")
     report.settle(logger)
     arrays = {part: _read(dataset, root, part, report) for part in parts}
     dicts = [record for entry in ranges for record in _records(dataset, entry, arrays[entry.name])]

@@ -24,7 +24,7 @@ class Signature:
 
     Attributes:
         teacher: its name.
-        made_from: identifies its weights and what it is measured on: other predictions have another one.
+        made_from: identifies its weights, its pixels and what it is measured on: other predictions have another one.
     """
 
     teacher: str

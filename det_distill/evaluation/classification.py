@@ -45,7 +45,8 @@ class ClassificationEvaluator(DatasetEvaluator):
       ones (only with more than five classes);
     * ``nll``: the mean cross entropy, in nats;
     * ``ece``: the expected calibration error in percent (`calibration`, with 15 bins);
-    * ``top1-<class>``: ``top1`` of the images of one class, NaN for one without an image; only with up to 100 classes;
+    * ``top1-<class>``: ``top1`` of the images of one class, NaN for one without an image; only with up to 100 classes.
+      A "/" in the class's name is a "-" here, since TensorBoard takes it for a group;
     * ``top1-mean``: the mean of these over the classes that have images (also of more than 100): a class counts
       the same however many images it has. It takes the place of a class of the name "mean";
     * ``agreement-<teacher>``: percent of the images for which this teacher predicts the same class (`agreement`); only
@@ -130,8 +131,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         known = MetadataCatalog.get(self._name).get("thing_classes", None) if self._name else None
         names = [str(name) for name in known or ()][:classes]
         names += [str(number) for number in range(len(names), classes)]
-        times = Counter(names)
-        return [name if times[name] == 1 else f"{name}-{number}" for number, name in enumerate(names)]
+        return _told_apart(names)
 
     def _agreements(self, folder: Path, said: Mapping[str, int], classes: int) -> dict[str, float]:
         found = {}
@@ -150,6 +150,12 @@ class ClassificationEvaluator(DatasetEvaluator):
         return found
 
 
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, each followed by its number if several are the same."""
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name}-{number}" for number, name in enumerate(names)]
+
+
 def _accuracies(seen: Collection[_Seen], names: Sequence[str]) -> dict[str, float]:
     """The results of some images, but for agreements."""
     _, _, rank, cost, confidence = torch.tensor(list(seen), dtype=torch.float64).unbind(1)
@@ -161,7 +167,8 @@ def _accuracies(seen: Collection[_Seen], names: Sequence[str]) -> dict[str, floa
     counts = _confusions(seen, len(names))
     own = 100 * counts.diagonal().double() / counts.sum(1)
     if len(names) <= _LOGGED_CLASSES:
-        found.update({f"top1-{name}": value for name, value in zip(names, own.tolist(), strict=True)})
+        logged = _told_apart([name.replace("/", "-") for name in names])
+        found.update({f"top1-{name}": value for name, value in zip(logged, own.tolist(), strict=True)})
     found["top1-mean"] = float(own.nanmean())
     return found
 

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..distiller import Distiller
+from ..pixels import pixels_of
 from ..targets import class_count
 from .agreement import Predictions, Signature, predictions_file, signed, write_json
 
@@ -32,7 +33,8 @@ def measure_teachers(
 ) -> dict[str, dict[str, Any]]:
     """Return the results of the teachers of a distiller; measure those that are not known.
 
-    What is known is in ``teachers.json`` in the run's folder: the results of the same weights on the same data. Where
+    What is known is in ``teachers.json`` in the run's folder: the results of the same weights, which want the same
+    pixels (`pixels_of`; PIXEL_MEAN and PIXEL_STD are no part of the weights), on the same data. Where
     students are compared with it, a teacher's predictions must also be in ``inference/`` (`Predictions`), or it is
     measured again. A teacher of other classes than the student is not measured, and its predictions are deleted.
 
@@ -56,8 +58,8 @@ def measure_teachers(
             logger.info("teacher %s has other classes than the data: it is not measured", name)
             _forget(folder, name, compared_on)
             continue
-        made_from = {"fingerprint": teacher.fingerprint, "data": data}
-        by = Signature(name, f"{teacher.fingerprint} {data}".strip())
+        made_from = {"fingerprint": teacher.fingerprint, "pixels": pixels_of(teacher.model), "data": data}
+        by = Signature(name, json.dumps(made_from))
         there = comm.all_gather(_has_predictions(folder, by, compared_on))[0]
         entry = known.get(name)
         if not there or entry is None or any(entry.get(k) != v for k, v in made_from.items()):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
 
-__all__ = ["ExportError", "bottom_up", "check_files"]
+__all__ = ["ANY_SIZE", "ExportError", "bottom_up", "check_files"]
 
-_SIZE = (192, 256)
+ANY_SIZE = (192, 256)
+"""Height and width of images for networks that do not say which they want."""
 
 
 class ExportError(RuntimeError):
@@ -43,7 +44,11 @@ _READERS: dict[str, tuple[Callable[[Path], Mapping[str, Tensor]], _Part]] = {
 
 @torch.no_grad()
 def check_files(
-    folder: Path, model: nn.Module, build: Callable[[], nn.Module], image: Tensor | None = None
+    folder: Path,
+    model: nn.Module,
+    build: Callable[[], nn.Module],
+    image: Tensor | None = None,
+    size: tuple[int, int] = ANY_SIZE,
 ) -> dict[str, float]:
     """Load each file of weights into a model of its own, strictly, and compare outputs.
 
@@ -55,6 +60,7 @@ def check_files(
         model: what they were written from, in eval mode on the CPU.
         build: returns a new model.
         image: (C, H, W), 0 to 255; default: noise.
+        size: (H, W) of the noise.
 
     Returns:
         File name -> largest absolute difference, which is 0.
@@ -62,7 +68,7 @@ def check_files(
     Raises:
         ExportError: a file does not load, or outputs differ or are not finite.
     """
-    inputs = _inputs(image, len(model.pixel_mean))  # type: ignore[arg-type]
+    inputs = _inputs(image, (len(model.pixel_mean), *size))  # type: ignore[arg-type]
     differences = {}
     parts = {**{name: part for name, (_, part) in _READERS.items()}, _BY_ENDS_OF_NAMES: bottom_up}
     for name, part in parts.items():
@@ -89,10 +95,10 @@ def _load(name: str, part: nn.Module, path: Path) -> None:
         part.load_state_dict(_READERS[name][0](path), strict=True)
 
 
-def _inputs(image: Tensor | None, channels: int) -> list[dict[str, Any]]:
+def _inputs(image: Tensor | None, shape: tuple[int, ...]) -> list[dict[str, Any]]:
     if image is None:
         noise = torch.Generator().manual_seed(0)
-        image = torch.randint(0, 256, (channels, *_SIZE), generator=noise, dtype=torch.uint8)
+        image = torch.randint(0, 256, shape, generator=noise, dtype=torch.uint8)
     return [{"image": image, "height": image.shape[-2], "width": image.shape[-1]}]
 
 

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
+from ..classification import ImageClassifier
 from ..config import build_student
+from ..convolutions import convolutions_of
 from ..handover import NETWORK, describe
-from .check import bottom_up, check_files
+from .check import ANY_SIZE, bottom_up, check_files
 from .plain_config import needs_det_distill, plain_config, read_plain_config
 
 __all__ = ["StudentExport", "export_student"]
@@ -76,7 +78,8 @@ def export_student(
         cfg: a run's config, distilled or not.
         weights: its checkpoint: any file or URL that detectron2 loads and that has all of the student.
         output: the folder.
-        image: (C, H, W), 0 to 255, channels as in ``cfg.INPUT.FORMAT``, to compare on; default: noise.
+        image: (C, H, W), 0 to 255, channels as in ``cfg.INPUT.FORMAT``, to compare on; default: noise, for a
+            classifier of the size of its crops.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -94,7 +97,7 @@ def export_student(
     try:
         _write(temporary, plain, model)
         written = read_plain_config(temporary / "config.yaml", needs_det_distill(plain))
-        differences = check_files(temporary, model, lambda: _build(written), image)
+        differences = check_files(temporary, model, lambda: _build(written), image, _size(cfg, model))
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -146,6 +149,14 @@ def _build(cfg: CfgNode) -> nn.Module:
     return build_student(cfg, "cpu").eval()
 
 
+def _size(cfg: CfgNode, model: nn.Module) -> tuple[int, int]:
+    """Height and width of images that the network takes: of a classifier its crops, or the one size it is built for."""
+    side = 0
+    if isinstance(model, ImageClassifier):
+        side = cfg.INPUT.CLASSIFICATION.CROP or getattr(model.backbone, "image_size", 0)
+    return (side, side) if side > 0 else ANY_SIZE
+
+
 def _write(folder: Path, plain: CfgNode, model: nn.Module) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     described = describe(model)
@@ -160,12 +171,13 @@ def _write(folder: Path, plain: CfgNode, model: nn.Module) -> None:
 
 
 def _backbone_checkpoint(model: nn.Module, described: dict[str, Any]) -> dict[str, Any]:
-    state = bottom_up(model).state_dict()
+    part = bottom_up(model)
+    state = part.state_dict()
     return {
         "model": {k: v.detach().cpu() for k, v in state.items() if not k.endswith("num_batches_tracked")},
         "matching_heuristics": True,
         "__author__": "det_distill",
-        NETWORK: {**described, "part": "backbone"},
+        NETWORK: {**described, "part": "backbone", "convolutions": convolutions_of(part)},
     }
 
 

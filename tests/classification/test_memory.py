@@ -191,6 +191,32 @@ def test_each_process_keeps_its_own_share_of_a_test_set(monkeypatch):
     assert seen == [[str(i) for i in range(6)], [str(i) for i in range(6, 12)]]
 
 
+def test_a_test_set_that_lies_decoded_is_not_loaded_again(sets):
+    loaded = []
+    DatasetCatalog.register("counted", lambda: loaded.append(1) or [dict(d) for d in sets["arrays"]])
+    try:
+        for _ in range(3):
+            assert len([x for b in build_test_loader(config(name="counted"), "counted") for x in b]) == 12
+    finally:
+        DatasetCatalog.remove("counted")
+    assert loaded == [1]
+
+
+@pytest.mark.parametrize("crop", [0, 5])
+@pytest.mark.parametrize("where", ["memory", "workers"])
+def test_a_process_for_which_a_test_set_has_no_image_sees_none(monkeypatch, sets, where, crop):
+    DatasetCatalog.register("one_image", lambda: [dict(sets["arrays"][0])])
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    cfg, seen = config("LOADER", where, "CROP", crop, name="one_image"), []
+    try:
+        for rank in range(2):
+            monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+            seen.append([x["image_id"] for b in build_test_loader(cfg, "one_image") for x in b])
+    finally:
+        DatasetCatalog.remove("one_image")
+    assert seen == [["0"], []]
+
+
 def test_threads_read_what_one_reads_in_the_same_order():
     assert equal(first(train(config("DATALOADER.NUM_WORKERS", 3))), first(train(config())))
 

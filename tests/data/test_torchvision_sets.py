@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision import datasets
-from torchvision_writers import images, write_cifar, write_idx, write_mnist, write_svhn
+from torchvision_writers import images, md5_of, write_cifar, write_idx, write_mnist, write_svhn
 
 from det_distill.config import get_cfg
 from det_distill.data import DatasetError, check_datasets, register_from_config, register_torchvision
@@ -143,10 +143,73 @@ def test_a_config_registers_held_out_images_and_the_check_knows_their_classes(tm
         check_datasets(cfg, 100, classes_key="MODEL.CLASSIFIER.NUM_CLASSES")
 
 
-def test_without_a_root_the_folder_of_detectron2_comes_before_that_of_debian(tmp_path, monkeypatch):
-    fashion = MnistFiles(datasets.FashionMNIST, "", places=(write_mnist(tmp_path / "usr", counts=(3, 3)),))
-    monkeypatch.setitem(SETS, "FashionMNIST", fashion)
+def debian_has_fashion_mnist(tmp_path, monkeypatch):
+    """Three images a part in the place of the package; the folder of detectron2's data sets is tmp_path/sets."""
+    packaged = write_mnist(tmp_path / "usr", counts=(3, 3))
+    monkeypatch.setitem(SETS, "FashionMNIST", MnistFiles(datasets.FashionMNIST, "", packaged=(packaged,)))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_without_a_root_files_that_lie_in_the_folder_of_all_sets_itself_do_not_count(
+    tmp_path, monkeypatch, suffix
+):
+    debian_has_fashion_mnist(tmp_path, monkeypatch)
+    write_mnist(tmp_path / "sets", suffix=suffix)  # digits or clothes: their names do not tell
+    register_torchvision(f"clothes{suffix}", "FashionMNIST", "", "test")
+    assert len(DatasetCatalog.get(f"clothes{suffix}")) == 3
+    register_torchvision(f"figures{suffix}", "MNIST", "", "test")
+    raw = tmp_path / "sets" / "MNIST" / "raw"
+    with pytest.raises(
+        DatasetError, match=rf"missing: 2 (.|\n)*{raw}/t10k-images(.|\n)*put them into {raw}: train"
+    ):
+        DatasetCatalog.get(f"figures{suffix}")
+
+
+@pytest.mark.parametrize("folder", ["", "MNIST/raw"])
+@pytest.mark.parametrize("other", ["FashionMNIST", "KMNIST"])
+def test_packed_files_that_are_known_to_be_another_sets_are_refused(tmp_path, monkeypatch, folder, other):
+    write_mnist(tmp_path / folder)
+    files = sorted((tmp_path / folder).iterdir())
+    monkeypatch.setattr(getattr(datasets, other), "resources", [(f.name, md5_of(f)) for f in files])
+    with pytest.raises(
+        DatasetError,
+        match=rf"data file of another set: 2 .*folder of its own(.|\n)*train-images\S* .its md5 sum is of {other}",
+    ):
+        load("MNIST", tmp_path)
+    monkeypatch.setattr(datasets.MNIST, "resources", getattr(datasets, other).resources)
+    assert len(load("MNIST", tmp_path)) == 12  # as torchvision's own sums have it
+
+
+def test_the_packed_files_of_debian_are_known_to_be_fashion_mnist(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    sums = {file.name: md5_of(file) for file in tmp_path.iterdir()}
+    monkeypatch.setattr(
+        "det_distill.data.torchvision_files.FASHION_MNIST_MD5_OF_DEBIAN", tuple(sums.values())
+    )
+    assert len(load("FashionMNIST", tmp_path)) == 12
+    with pytest.raises(DatasetError, match="its md5 sum is of FashionMNIST"):
+        load("MNIST", tmp_path)
+
+
+def test_images_and_labels_are_of_one_folder(tmp_path):
+    raw = write_mnist(tmp_path) / "MNIST" / "raw"
+    write_mnist(raw, counts=(4, 4))
+    (raw / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DatasetError, match=rf"missing: 1 (.|\n)*{raw}/train-labels-idx1-ubyte.gz"):
+        load("MNIST", tmp_path)
+
+
+def test_torchvisions_folder_of_the_files_itself_may_be_the_root(tmp_path):
+    raw = write_mnist(tmp_path / "MNIST" / "raw")
+    assert len(load("MNIST", raw)) == 12
+    (raw / "train-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(DatasetError, match=rf"{raw}/train-images(.|\n)*put them into {raw}: "):
+        load("MNIST", raw)
+
+
+def test_without_a_root_the_folder_of_detectron2_comes_before_that_of_debian(tmp_path, monkeypatch):
+    debian_has_fashion_mnist(tmp_path, monkeypatch)
     register_torchvision("debian", "FashionMNIST", "", "test")
     assert len(DatasetCatalog.get("debian")) == 3
     write_mnist(tmp_path / "sets" / "FashionMNIST" / "raw", counts=(4, 4))

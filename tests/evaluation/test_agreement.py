@@ -126,6 +126,25 @@ def test_a_teacher_is_run_once_and_again_if_weights_data_or_file_are_others(tmp_
     assert list(json.loads((tmp_path / "teachers.json").read_text())) == ["big"]
 
 
+@pytest.mark.parametrize("compared_on", [(), ("set",)])
+def test_a_teacher_that_gets_other_pixels_is_measured_again(tmp_path, compared_on):
+    evaluate, model = Evaluate(tmp_path), distiller()
+    teacher = model.teachers["big"].model
+    for times, change in enumerate(
+        (
+            lambda: None,
+            lambda: teacher.pixel_mean.add_(1.0),
+            lambda: teacher.pixel_std.mul_(2.0),
+            lambda: setattr(teacher, "input_format", "BGR"),
+        ),
+        start=1,
+    ):
+        change()
+        for _ in range(2):
+            measure_teachers(model, evaluate, tmp_path, compared_on=compared_on)
+        assert evaluate.times == times
+
+
 def test_a_student_with_its_teachers_weights_agrees_with_it(tmp_path):
     evaluate, model = Evaluate(tmp_path), distiller()
     measure_teachers(model, evaluate, tmp_path, compared_on=("set",))

@@ -156,6 +156,20 @@ def test_two_classes_of_one_name_are_told_apart_by_their_numbers():
     assert {"top1-crane-0", "top1-swan", "top1-crane-2"} < set(results)
 
 
+def test_a_slash_in_a_class_name_is_none_in_a_metrics_name(tmp_path):
+    names = ["T-shirt/top", "a/b", "a-b"]
+    MetadataCatalog.get("clothes").thing_classes = names
+    evaluator = ClassificationEvaluator("clothes", output_dir=tmp_path)
+    results = evaluate(FOUR, LABELS, evaluator=evaluator)["classification"]
+    MetadataCatalog.pop("clothes")
+    by_class = {k: v for k, v in results.items() if k.startswith("top1-") and k != "top1-mean"}
+    assert by_class.keys() == {"top1-T-shirt-top", "top1-a-b-1", "top1-a-b-2"}
+    assert by_class["top1-T-shirt-top"] == by_class["top1-a-b-1"] == 50.0
+    content = json.loads((tmp_path / "classification_clothes.json").read_text())
+    assert [row["class"] for row in content["classes"]] == names
+    assert content["classes"][0]["taken_for"] == {"T-shirt/top": 1, "a/b": 1}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_logits_of_half_precision_are_measured_like_their_values(dtype):
     rows = torch.tensor([[4.0, 1.0, 0.5], [0.25, 3.0, 2.0]])  # exact in either

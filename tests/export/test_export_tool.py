@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from det_distill.classification import ImageClassifier
 from tests.tiny import build, classifier_cfg, detector_cfg
 
 TOOL = str(Path(__file__).parents[2] / "tools" / "export_student.py")
@@ -54,6 +55,35 @@ def test_a_classifiers_photo_is_prepared_as_in_its_tests(run, tmp_path, capsys):
     run("--image", str(tmp_path / "gray.png"), "--weights", str(tmp_path / "run.pth"))
     printed = capsys.readouterr().out
     assert printed.count("largest output difference 0\n") == 4 and "# needs det_distill" in printed
+
+
+@pytest.mark.parametrize("crop", [12, 0])
+def test_a_network_that_takes_one_size_of_images_is_checked_on_that(run, tmp_path, capsys, crop):
+    cfg = classifier_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_plain_backbone"
+    cfg.MODEL.PLAIN.LAYERS, cfg.MODEL.PLAIN.IMAGE_SIZE = ["C3@4", "MP2", "FC6"], 12
+    cfg.INPUT.CLASSIFICATION.CROP = crop
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    torch.save({"model": build(cfg).state_dict()}, tmp_path / "run.pth")
+    run("--weights", str(tmp_path / "run.pth"))
+    assert capsys.readouterr().out.count("largest output difference 0\n") == 4
+
+
+@pytest.mark.parametrize(("crop", "size"), [(16, (16, 16)), (0, (192, 256))])
+def test_noise_for_a_classifier_has_the_size_of_its_crops(run, tmp_path, monkeypatch, crop, size):
+    cfg, sizes = classifier_cfg(), []
+    cfg.INPUT.CLASSIFICATION.CROP = crop
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    torch.save({"model": build(cfg).state_dict()}, tmp_path / "run.pth")
+    given = ImageClassifier.forward
+
+    def forward(self, batch):
+        sizes.append(tuple(batch[0]["image"].shape[1:]))
+        return given(self, batch)
+
+    monkeypatch.setattr(ImageClassifier, "forward", forward)
+    run("--weights", str(tmp_path / "run.pth"))
+    assert set(sizes) == {size}
 
 
 def test_mistakes_end_in_one_sentence(run):
