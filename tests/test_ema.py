@@ -111,7 +111,9 @@ def test_the_file_is_written_with_every_checkpoint_and_at_the_end_by_the_first_p
     tmp_path, monkeypatch
 ):
     written = []
-    monkeypatch.setattr("torch.save", lambda content, file: written.append(content) or open(file, "w").close())
+    monkeypatch.setattr(
+        "torch.save", lambda content, file: written.append(content) or open(file, "w").close()
+    )
     train(Counter(), 5, WeightAverage(0.5, str(tmp_path), 2))
     assert len(written) == 3 and (tmp_path / "model_ema.pth").is_file()
     monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
