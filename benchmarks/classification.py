@@ -68,6 +68,7 @@ STUDENTS: dict[str, tuple[str, Options]] = {
     "FT": ("factor_transfer", {}),
     "FEED, 2 teachers": ("feed", {}),
     "FM, L2 + LSH": ("feature_mimicking", {}),
+    "logits of the teacher": ("noisy_teacher", {"DISTILL.PAIRS.noisy.ALPHA": 0.0}),
     "noisy teacher": ("noisy_teacher", {}),
     "FT, k = 1": ("factor_transfer", {FT: 1.0}),
     "FT, no paraphraser": ("factor_transfer", {NO_PARAPHRASER: "none"}),

@@ -19,6 +19,8 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 
+from .wrapping import student_of
+
 __all__ = ["LaunchError", "launch", "parallel"]
 
 Main = Callable[[argparse.Namespace], Any]
@@ -113,7 +115,7 @@ def _may_leave_parameters_unused(model: nn.Module) -> bool:
     It needs all if this map has the greatest stride, alone, and no level of an FPN is built beside it. Dilated stages
     have equal strides: which of them is the deepest cannot be told. A map of no stride is behind all that have one.
     """
-    student = getattr(model, "student", model)
+    student = student_of(model)
     pooled, backbone = getattr(student, "feature", None), getattr(student, "backbone", None)
     if pooled is None or backbone is None:
         return False
