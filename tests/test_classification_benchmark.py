@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from det_distill.engine import load_config
 from tests.tiny import write_image_folder
@@ -133,3 +134,35 @@ def test_a_call_for_some_students_keeps_the_rows_of_the_others(asked):
         "KD",
     ]
     assert len(asked("R8-R20", "--seeds", "1", "--only", "student alone")[1]) == len(rows)
+
+
+@pytest.mark.slow
+def test_the_pair_of_the_papers_trains_and_a_second_call_goes_on(tmp_path):
+    for split in ("train", "test"):
+        for label in range(10):
+            folder = tmp_path / "data/cifar10" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (32, 32), (25 * label, 100 * number, 50)).save(folder / f"{number}.png")
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "classification.py"),
+        "R20-R56",
+        "--data",
+        str(tmp_path / "data"),
+    ]
+    command += ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "r.csv"), "--seeds", "0"]
+    short = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "8"]
+    options = ["--jobs", "2", "--options", *short, "DISTILL.CALIBRATION_BATCHES", "1"]
+
+    def call(*more):
+        return subprocess.run([*command, *more, *options], capture_output=True, text=True)
+
+    late = call("--minutes", "0.0001", "--only", "FSP")
+    assert late.returncode == 1 and "2 runs are not finished" in late.stderr
+    done = call("--only", "FSP", "FT", "FEED, 2 teachers", "FM, L2 + LSH")
+    assert done.returncode == 0, done.stderr
+    rows = [row.split(",")[0].strip('"') for row in (tmp_path / "r.csv").read_text().splitlines()[1:]]
+    assert rows == ["teacher", "teacher", "FSP", "FT", "FEED", "FM"]
+    again = call("--only", "FT")
+    assert again.returncode == 0 and "min" not in again.stdout  # nothing was trained
