@@ -151,6 +151,8 @@ def main() -> None:
             jobs = [partial(student, name, seed) for seed in arguments.seeds for name in arguments.only]
             rows += list(pool.map(in_time, jobs))
     finished = list(filter(None, rows))
+    for row in finished:
+        row.pop("minutes", None)  # of jobs side by side, with a step before or without
     models = ["teacher", *STUDENTS]
     known = [row for row in merged(results, finished) if row["model"] in models]
     if known:
