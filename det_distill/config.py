@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -14,6 +15,7 @@ from . import model_zoo
 from .checkpoint import load_teacher_weights
 from .classification import add_classification_config, add_metric_learning_config
 from .modeling import add_backbone_config
+from .names import check_names, check_options, unknown_key_of_file
 from .nodes import Kind, completed, kind_of, read
 from .pair_config import PAIR_KEYS, complete_pair, pair_kinds
 from .solver import add_solver_config
@@ -27,6 +29,7 @@ __all__ = [
     "complete_config",
     "get_cfg",
     "load_teacher",
+    "merge_file",
     "merge_options",
 ]
 
@@ -90,7 +93,17 @@ def complete_config(cfg: CfgNode) -> None:
     for name, node in cfg.DISTILL.TEACHERS.items():
         _write(node, completed(node, TEACHER_KEYS, f"DISTILL.TEACHERS.{name}"))
     for name, node in cfg.DISTILL.PAIRS.items():
-        _write(node, complete_pair(node, f"DISTILL.PAIRS.{name}"))
+        try:
+            _write(node, complete_pair(node, f"DISTILL.PAIRS.{name}"))
+        except ValueError as error:
+            unnamed = isinstance(node, Mapping) and not node.get("METHOD")
+            raise ValueError(f"{error}{_others(cfg.DISTILL.PAIRS, name) if unnamed else ''}") from None
+
+
+def _others(nodes: Mapping[str, Any], name: str) -> str:
+    """Of a new teacher or pair that lacks what only an old one may leave out: those that could be meant."""
+    others = ", ".join(other for other in nodes if other != name)
+    return f". If another one is meant, there are {others}" if others else ""
 
 
 def _write(node: CfgNode, values: Mapping[str, Any]) -> None:
@@ -98,16 +111,40 @@ def _write(node: CfgNode, values: Mapping[str, Any]) -> None:
         node[key] = value  # an item, not an attribute: also in a config that is frozen
 
 
-def merge_options(cfg: CfgNode, options: Sequence[Any]) -> None:
+def merge_file(cfg: CfgNode, file: str) -> None:
+    """Merge a YAML file as ``cfg.merge_from_file`` does, then complete teachers and pairs, see `complete_config`.
+
+    Raises:
+        ValueError: what is wrong in the file, beginning with its name; of an unknown key also the line, and which keys
+            there are.
+    """
+    try:
+        cfg.merge_from_file(file)
+        complete_config(cfg)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
+    except (KeyError, AssertionError, ValueError) as error:  # as yacs reports unknown keys and wrong values
+        unknown = unknown_key_of_file(cfg, file) if isinstance(error, KeyError) else ""
+        raise ValueError(unknown or f"{file}: {error.args[0] if error.args else error}") from error
+
+
+def merge_options(cfg: CfgNode, options: Sequence[Any], where: str = "the command line") -> None:
     """Merge ``[KEY, value, ...]`` as ``cfg.merge_from_list`` does, but let a whole number stand for a float.
 
     Values of teachers and pairs are read as in a file, see `complete_config`: an ``AT`` may become a list, for example.
 
+    Args:
+        cfg: the config, completed.
+        options: the pairs.
+        where: what messages call their place.
+
     Raises:
-        KeyError, AssertionError, ValueError: as ``merge_from_list``.
+        ValueError: no KEY VALUE pairs, an unknown key (the message lists the valid ones), or a value that a key cannot
+            have.
     """
+    check_options(cfg, options, where)
     others: list[Any] = []
-    for key, value in zip(options[::2], options[1::2], strict=False):
+    for key, value in zip(options[::2], options[1::2], strict=True):
         *path, last = str(key).split(".")
         node: Any = cfg
         for part in path:
@@ -119,7 +156,10 @@ def merge_options(cfg: CfgNode, options: Sequence[Any]) -> None:
             continue
         whole = known and isinstance(node[last], float) and str(value).lstrip("+-").isdigit()
         others += [key, float(value) if whole else value]
-    cfg.merge_from_list([*others, *options[len(options) // 2 * 2 :]])  # a key without a value is its error
+    try:
+        cfg.merge_from_list(others)
+    except (KeyError, AssertionError, ValueError) as error:  # as yacs reports renamed keys and wrong values
+        raise ValueError(f"{where}: {error.args[0] if error.args else error}") from error
 
 
 def _kinds(node: CfgNode, path: Sequence[str]) -> Mapping[str, Kind]:
@@ -148,6 +188,7 @@ def build_teacher(cfg: CfgNode, name: str) -> Teacher:
     if not node.CONFIG:
         raise ValueError(
             f"DISTILL.TEACHERS.{name} has no CONFIG: name its YAML or LazyConfig file, or a zoo config"
+            + _others(cfg.DISTILL.TEACHERS, name)
         )
     return load_teacher(
         node.CONFIG,
@@ -187,16 +228,20 @@ def load_teacher(
         model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(options)).model)
     else:
         cfg = get_cfg()
-        cfg.merge_from_file(path)
-        complete_config(cfg)
-        merge_options(cfg, options)
+        merge_file(cfg, path)
+        merge_options(cfg, options, f"OPTS of teacher {name!r}")
         model = build_student(cfg, device)
     load_teacher_weights(model, weights or model_zoo.published_weights(config), name=name)
     return as_teacher(model.to(device), precision=precision)
 
 
 def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:
-    """Build the plain model that a config describes, without teachers, pairs or weights."""
+    """Build the plain model that a config describes, without teachers, pairs or weights.
+
+    Raises:
+        ValueError: a class that is not registered, or what the model's own parts raise.
+    """
+    check_names(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     if cfg.MODEL.META_ARCHITECTURE in ("Distiller", "ParaphraserPretrainer"):

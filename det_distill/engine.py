@@ -7,24 +7,26 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from . import model_zoo
+from .best import BestCheckpoint
 from .checkpoint import StudentCheckpointer
 from .classification.mixing import check_mixing
 from .compilation import compile_backbones
-from .config import complete_config, get_cfg, merge_options
+from .config import complete_config, get_cfg, merge_file, merge_options
 from .data import check_datasets, register_from_config
 from .data.loader import TrainingLoader
 from .ema import WeightAverage
@@ -32,10 +34,13 @@ from .evaluation.reconstruction import ReconstructionEvaluator
 from .gradient_share import GradientShare
 from .hooks import CalibrateHashes, EvaluateTeachers, ProgressBar, RunSeed, SeedEachStep, data_digest
 from .launch import parallel
+from .names import check_names
 from .printer import DistillationPrinter
-from .solver import build_optimizer
+from .solver import build_lr_scheduler, build_optimizer
 from .tasks import task_of
 from .train_step import TrainStep
+from .training_checks import check_frozen, check_synchronised_norms, check_weights
+from .wrapping import plain_model
 
 __all__ = ["Trainer", "load_config", "setup"]
 
@@ -53,11 +58,13 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         super(DefaultTrainer, self).__init__()  # what follows is in place of DefaultTrainer's own
         self._seed = RunSeed(cfg.SEED)
+        self._average_results: dict[str, Any] = {}
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         check_mixing(cfg, model)
+        check_synchronised_norms(cfg, model)
         if cfg.MODEL.COMPILE:
             compile_backbones(model, cfg.MODEL.COMPILE)
         optimizer = self.build_optimizer(cfg, model)
@@ -78,11 +85,13 @@ class Trainer(DefaultTrainer):
             ours.append(EvaluateTeachers(self._evaluate, cfg.OUTPUT_DIR, data_digest(cfg)))
         if cfg.DISTILL.GRADIENT_SHARE_PERIOD > 0:
             ours.append(GradientShare(cfg.DISTILL.GRADIENT_SHARE_PERIOD))
-        if cfg.SOLVER.EMA.DECAY != 0:
-            average = self._weight_average()
+        average = self._weight_average() if cfg.SOLVER.EMA.DECAY != 0 else None
+        own = next(i for i, hook in enumerate(theirs) if isinstance(hook, hooks.EvalHook))
+        if cfg.TEST.BEST:
+            theirs.insert(own + 1, self._best_checkpoint(average))
+        if average is not None:
             ours.append(average)
             # before the student's own evaluation: the files that an evaluator writes are then the student's
-            own = next(i for i, hook in enumerate(theirs) if isinstance(hook, hooks.EvalHook))
             theirs.insert(own, hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._evaluate_average(average)))
         name = os.path.basename(os.path.normpath(cfg.OUTPUT_DIR))
         return [*ours, *theirs, ProgressBar(cfg.PROGRESS_BAR, name)]
@@ -96,7 +105,23 @@ class Trainer(DefaultTrainer):
     def _evaluate_average(self, average: WeightAverage) -> dict[str, Any]:
         logger.info("measuring the averaged weights; the student's own follow")
         with average.applied():
-            return {"ema": self._evaluate(self.model)}
+            self._average_results = {"ema": self._evaluate(self.model)}
+        return self._average_results
+
+    def _best_checkpoint(self, average: WeightAverage | None) -> BestCheckpoint:
+        measure = self.cfg.TEST.BEST
+        if not self.cfg.DATASETS.TEST or (measure.startswith("ema/") and average is None):
+            missing = "SOLVER.EMA.DECAY is 0" if self.cfg.DATASETS.TEST else "DATASETS.TEST is empty"
+            raise ValueError(f"TEST.BEST {measure!r} is not measured: {missing}")
+        averaged = nullcontext if average is None else average.applied
+        return BestCheckpoint(
+            measure, self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD, self._measured, averaged
+        )
+
+    def _measured(self) -> dict[str, Any]:
+        """What the last evaluation gave, of the student and of its average."""
+        own: dict[str, Any] = getattr(self, "_last_eval_results", None) or {}
+        return dict(flatten_results_dict({**own, **self._average_results}))
 
     def build_writers(self) -> list[EventWriter]:
         """Return detectron2's writers, and one that prints the distillation terms."""
@@ -107,12 +132,27 @@ class Trainer(DefaultTrainer):
         """Return the optimizer of ``SOLVER.OPTIMIZER``."""
         return build_optimizer(cfg, model)
 
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Return the schedule of ``SOLVER.LR_SCHEDULER_NAME``."""
+        return build_lr_scheduler(cfg, optimizer)
+
     def build_train_loader(self, cfg: CfgNode) -> TrainingLoader:  # type: ignore[override]
         """Return a loader whose stream depends on the run's seed alone."""
         return task_of(cfg).train_loader(cfg, self._seed)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load ``MODEL.WEIGHTS``, or resume from the last readable checkpoint of ``OUTPUT_DIR``."""
+        """Load ``MODEL.WEIGHTS``, or resume from the last readable checkpoint of ``OUTPUT_DIR``.
+
+        Raises:
+            FileNotFoundError: no such weights.
+            ValueError: no weights, but a part of a classifier's backbone is frozen, see `check_frozen`; or weights that
+                do not fit.
+        """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            check_weights(self.cfg)
+            if not self.cfg.MODEL.WEIGHTS:
+                check_frozen(self.cfg, plain_model(self.model))
         super().resume_or_load(resume)
         self.data_loader.start = self.start_iter
 
@@ -148,16 +188,14 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
     """Return the config of a file (or zoo name) with command-line overrides; registers its data sets.
 
     Raises:
-        FileNotFoundError, ValueError: with what is wrong in the file or the overrides.
+        FileNotFoundError: no such file or zoo name.
+        ValueError: what is wrong in the file or the overrides, such as an unknown key or class, and what there is.
     """
     cfg = get_cfg()
-    try:
-        cfg.merge_from_file(model_zoo.find_config(path))
-        complete_config(cfg)
-        merge_options(cfg, options or [])
-    except (KeyError, AssertionError, yaml.YAMLError) as error:  # as yacs reports unknown keys and odd lists
-        raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
+    merge_file(cfg, model_zoo.find_config(path))
+    merge_options(cfg, options or [])
     complete_config(cfg)
+    check_names(cfg)
     register_from_config(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %r but there is no usable GPU: running on the CPU", cfg.MODEL.DEVICE)

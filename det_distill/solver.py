@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-__all__ = ["OPTIMIZERS", "add_solver_config", "build_optimizer"]
+__all__ = ["OPTIMIZERS", "add_solver_config", "build_lr_scheduler", "build_optimizer"]
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 """The values of ``SOLVER.OPTIMIZER``."""
@@ -27,6 +27,8 @@ def add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA = CfgNode({"DECAY": 0.0, "WARMUP": True})
     # a backend of torch.compile for backbones, such as "inductor"; "": not compiled
     cfg.MODEL.COMPILE = ""
+    # what an evaluation measures, such as "classification/top1": the best student so far is kept in model_best.pth
+    cfg.TEST.BEST = ""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -53,3 +55,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     kind = maybe_add_gradient_clipping(cfg, getattr(torch.optim, name))
     return kind(groups, lr=node.BASE_LR, weight_decay=node.WEIGHT_DECAY)
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return detectron2's schedule of ``SOLVER.LR_SCHEDULER_NAME``.
+
+    Raises:
+        ValueError: an unknown name; the message lists those that the installed detectron2 has.
+    """
+    name, known = cfg.SOLVER.LR_SCHEDULER_NAME, ["WarmupMultiStepLR", "WarmupCosineLR"]
+    if "NUM_DECAYS" in cfg.SOLVER:  # behind 0.6
+        known.append("WarmupStepWithFixedGammaLR")
+    try:
+        return solver.build_lr_scheduler(cfg, optimizer)
+    except ValueError as error:
+        if name in known:
+            raise
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME {name!r} is unknown: choose one of {', '.join(known)}"
+        ) from error

@@ -143,6 +143,8 @@ def test_the_optimizer_and_the_step_are_those_of_the_config_and_a_wrong_one_is_t
     assert type(trainer.optimizer) is torch.optim.Adam and trainer.model is trainer._trainer.model
     for key, value, message in [
         ("SOLVER.OPTIMIZER", "Lion", "SOLVER.OPTIMIZER 'Lion' is unknown"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "SOLVER.LR_SCHEDULER_NAME 'Cosine' is unknown"),
+        ("TEST.BEST", "ema/bbox/AP", "TEST.BEST 'ema/bbox/AP' is not measured: SOLVER.EMA.DECAY is 0"),
         ("SOLVER.ACCUMULATE", "4", "2 images .* cannot be split into 4 equal parts"),
         ("SOLVER.EMA.DECAY", "1.5", "SOLVER.EMA.DECAY 1.5"),
     ]:
@@ -222,8 +224,9 @@ def test_a_gpu_that_is_not_there_means_the_cpu(folder, cfg):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["SOLVER.MAX_ITERS", "3"], "base.yaml: Non-existent key: SOLVER.MAX_ITERS"),
-        (["SOLVER.MAX_ITER"], "base.yaml"),
+        (["SOLVER.MAX_ITERS", "3"], "^the command line: unknown key SOLVER.MAX_ITERS .did you mean MAX_ITER"),
+        (["SOLVER.MAX_ITER"], "^the command line: SOLVER.MAX_ITER has no value"),
+        (["MODEL.BACKBONE.NAME", "build_resnet_fpn"], "^MODEL.BACKBONE.NAME 'build_resnet_fpn' is unknown"),
         (["DISTILL.PAIRS.ft.METHOD", "Nothing"], "'Nothing' is unknown"),
         (["DATASETS.TRAIN", "('shapez',)"], None),
     ],

@@ -8,11 +8,10 @@ import torch
 import yaml
 from detectron2 import solver as detectron2_solver
 from detectron2.config import CfgNode
-from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from det_distill.config import get_cfg
-from det_distill.solver import OPTIMIZERS, build_optimizer
+from det_distill.solver import OPTIMIZERS, build_lr_scheduler, build_optimizer
 from tests.documents import ROOT, blocks_of
 from tests.tiny import classifier_cfg
 
@@ -103,6 +102,18 @@ def test_an_unknown_optimizer_is_an_error_that_lists_those_there_are():
         build_optimizer(cfg_of("adam"), Net())
 
 
+def test_an_unknown_schedule_is_an_error_that_lists_those_that_this_detectron2_has():
+    cfg = cfg_of("SGD", LR_SCHEDULER_NAME="Cosine")
+    cfg.SOLVER.pop("NUM_DECAYS", None)
+    optimizer = build_optimizer(cfg, Net())
+    message = "SOLVER.LR_SCHEDULER_NAME 'Cosine' is unknown: choose one of WarmupMultiStepLR, WarmupCosineLR"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build_lr_scheduler(cfg, optimizer)
+    cfg.SOLVER.NUM_DECAYS = 3  # a key of later versions, with the schedule that it belongs to
+    with pytest.raises(ValueError, match=f"^{message}, WarmupStepWithFixedGammaLR$"):
+        build_lr_scheduler(cfg, optimizer)
+
+
 def rates(cfg, steps, resume_at=None):
     """The rate of every step, as a fraction of the base rate; saved and loaded before step `resume_at`."""
 
@@ -153,7 +164,7 @@ def test_the_page_of_training_has_every_setting_with_its_default_and_an_example_
         r"^\| `([A-Z.]+)` \| `([^`]+)` \|", (ROOT / "docs/training.md").read_text(), re.MULTILINE
     )
     listed = {key: yaml.safe_load(default) for key, default in rows if "." in key}
-    keys = ["SOLVER.OPTIMIZER", "SOLVER.AMP.PRECISION", "SOLVER.ACCUMULATE", "MODEL.COMPILE"]
+    keys = ["SOLVER.OPTIMIZER", "SOLVER.AMP.PRECISION", "SOLVER.ACCUMULATE", "MODEL.COMPILE", "TEST.BEST"]
     assert listed == {key: attrgetter(key)(get_cfg()) for key in keys}
     (example,) = (block for block in blocks_of("docs/training.md") if block.language == "yaml")
     cfg = get_cfg()

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Run a recipe: trainings that each start from files of earlier ones, then a table, a picture, an export.
 
-    python tools/run_recipe.py RECIPE [--output FOLDER] [--from STEP] [--num-gpus N]
+    python tools/run_recipe.py RECIPE [--output FOLDER] [--from STEP] [--num-gpus N] [KEY VALUE ...]
 
 Run the same command again after an interruption: finished steps are skipped, the interrupted one goes on from
-its last checkpoint.
+its last checkpoint. A step whose options changed since it ran is run again. So try a recipe out in a folder of its own:
+
+    python tools/run_recipe.py RECIPE --output output/trial SOLVER.MAX_ITER 20 SOLVER.STEPS "()"
 """
 
 from __future__ import annotations
@@ -22,9 +24,20 @@ from det_distill.recipes.runner import duration
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = argparse.ArgumentParser(prog="run_recipe.py", description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(
+        prog="run_recipe.py",
+        description=__doc__.split("\n")[0],
+        usage="run_recipe.py [-h] [--output FOLDER] [--from STEP] [--num-gpus N] RECIPE [KEY VALUE ...]",
+    )
     p.add_argument(
         "recipe", metavar="RECIPE", help="a YAML file, or its name below configs/ (demo/recipe.yaml)"
+    )
+    p.add_argument(
+        "opts",
+        metavar="KEY VALUE",
+        nargs="*",
+        help="options for every step, behind its own, as in a short trial: SOLVER.MAX_ITER 20 SOLVER.STEPS '()'; a "
+        "step whose options changed since it ran is run again, so set --output too",
     )
     p.add_argument("--output", metavar="FOLDER", help="instead of the recipe's own output folder")
     p.add_argument(
@@ -39,13 +52,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what a command line says (None: this process's); KEY VALUE may come before and behind ``--`` options."""
+    return parser().parse_intermixed_args(line)
+
+
+def main(line: Sequence[str] | None = None) -> None:
     """Run the steps, then write the report."""
-    args = parser().parse_args(arguments)
+    args = arguments(line)
     for name in ("det_distill", "detectron2"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the rest is in the steps' own logs
     start = time.monotonic()
-    recipe = load_recipe(args.recipe, args.output)
+    recipe = load_recipe(args.recipe, args.output, args.opts)
     train = [sys.executable, str(Path(__file__).with_name("train_net.py")), "--num-gpus", str(args.num_gpus)]
     configs = run_recipe(recipe, train, restart_from=args.restart_from, say=_say)
     write_report(recipe, configs, say=_say)

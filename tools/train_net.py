@@ -23,6 +23,7 @@ from det_distill.checkpoint import StudentCheckpointer
 from det_distill.engine import Trainer, setup
 from det_distill.hooks import measure_before_testing
 from det_distill.launch import LaunchError, launch
+from det_distill.training_checks import check_weights
 
 
 def main(args: argparse.Namespace) -> Any:
@@ -37,7 +38,20 @@ def main(args: argparse.Namespace) -> Any:
 def _evaluation(args: argparse.Namespace) -> Callable[[], Any]:
     cfg = setup(args)
     model = Trainer.build_model(cfg)
-    StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = StudentCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if args.resume and not checkpointer.has_checkpoint():
+        raise FileNotFoundError(
+            f"--eval-only --resume measures the last checkpoint of OUTPUT_DIR, and {cfg.OUTPUT_DIR!r} has none that "
+            "can be read: name the trained file in MODEL.WEIGHTS, without --resume"
+        )
+    if not args.resume and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "--eval-only would measure random weights: name the trained file in MODEL.WEIGHTS, or add --resume for the "
+            f"last checkpoint of OUTPUT_DIR, {cfg.OUTPUT_DIR!r}"
+        )
+    if not args.resume:
+        check_weights(cfg)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
 
     def run() -> Any:
         measure_before_testing(cfg, model, Trainer.test)

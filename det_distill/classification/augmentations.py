@@ -47,9 +47,15 @@ class Pad:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cut a square of `size` pixels out of the image, every place equally likely."""
+    """Cut a square of `size` pixels out of the image, every place equally likely.
+
+    Attributes:
+        size: ``INPUT.CLASSIFICATION.CROP``.
+        given: what the image's size was made with, for the error: "RESIZE 0 and PAD 4"; "": nothing is said.
+    """
 
     size: int
+    given: str = ""
 
     def __call__(self, image: Tensor) -> Tensor:
         """Crop.
@@ -57,14 +63,18 @@ class RandomCrop:
         Raises:
             ValueError: the image is too small.
         """
-        return _crop(image, self.size, lambda room: int(torch.randint(room + 1, ())))
+        return _crop(image, self.size, self.given, lambda room: int(torch.randint(room + 1, ())))
 
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Cut a square of `size` pixels out of the middle; an odd pixel is left at the bottom and the right."""
+    """Cut a square of `size` pixels out of the middle; an odd pixel is left at the bottom and the right.
+
+    Attributes: those of `RandomCrop`.
+    """
 
     size: int
+    given: str = ""
 
     def __call__(self, image: Tensor) -> Tensor:
         """Crop.
@@ -72,7 +82,7 @@ class CentreCrop:
         Raises:
             ValueError: the image is too small.
         """
-        return _crop(image, self.size, lambda room: room // 2)
+        return _crop(image, self.size, self.given, lambda room: room // 2)
 
 
 def resizing(node: CfgNode) -> list[Augmentation]:
@@ -95,7 +105,7 @@ def augmentation(node: CfgNode, blank: Sequence[float]) -> list[Augmentation]:
         ]
     elif node.CROP:
         steps += [Pad(node.PAD, node.PAD_MODE)] if node.PAD else []
-        steps += [RandomCrop(node.CROP)]
+        steps += [RandomCrop(node.CROP, f"RESIZE {node.RESIZE} and PAD {node.PAD}")]
     if node.FLIP:
         steps += [v2.RandomHorizontalFlip()]
     if node.COLOR_JITTER:
@@ -122,13 +132,13 @@ def in_turn(augmentations: Sequence[Augmentation], image: Tensor) -> Tensor:
     return image
 
 
-def _crop(image: Tensor, size: int, place: Callable[[int], int]) -> Tensor:
+def _crop(image: Tensor, size: int, given: str, place: Callable[[int], int]) -> Tensor:
     """Cut a square out; `place` says how far it moves down, and right, of the pixels that it can."""
     height, width = image.shape[-2:]
     if min(height, width) < size:
         raise ValueError(
-            f"the image has {_pixels(image)} pixels where it is to be cropped to {size} x {size}: set "
-            "INPUT.CLASSIFICATION.RESIZE, or a smaller CROP"
+            f"the image has {_pixels(image)} pixels{given and f' with {given}'} where INPUT.CLASSIFICATION.CROP is "
+            f"{size}: set RESIZE to at least {size}, or a smaller CROP"
         )
     return v2.functional.crop(image, place(height - size), place(width - size), size, size)
 

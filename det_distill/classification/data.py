@@ -11,15 +11,16 @@ from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
 
 from ..data.identity_sampler import IdentitySampler
 from ..data.loader import ResumableLoader, TrainingLoader, images_per_process, training_sampler
+from ..data.worker_errors import Guarded, GuardedLoader
 from .batch_augmentations import batch_augmentations
 from .mapper import ClassificationMapper, mapper_for_tests, mapper_for_training
 from .memory import DecodedImages, MemoryLoader, MiddleOfEach, decoded
 from .mixed_loader import MixedLoader
 from .mixing import mixer
+from .size_check import first_size
 
 __all__ = ["build_test_loader", "build_train_loader"]
 
@@ -39,12 +40,16 @@ def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> TrainingLoader:
         ValueError: no training data or none of labelled images, sets of different classes, an unknown sampler or
             loader, a batch that cannot be shared among the processes; for "memory" see `decoded` and
             `batch_augmentations`.
+        DatasetError: the first image of a set cannot be read, or is too small to be cropped.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name training data")
     mix, in_memory = mixer(cfg), _in_memory(cfg)
-    dicts = [record for name in names for record in _labelled(name)]
+    dicts: list[dict[str, Any]] = []
+    for name in names:
+        dicts += (labelled := _labelled(name))
+        first_size(name, labelled, mapper_for_training(cfg))
     if len(names) > 1:
         check_metadata_consistency("thing_classes", list(names))
     make = _memory_loader if in_memory else _reading_loader
@@ -109,7 +114,7 @@ def _sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Sampler:
     return lambda seed: iter(stream(seed))
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> GuardedLoader:
     """Build the loader of a test set: every image once, shared among the processes.
 
     Batches are those of training; of one image where images may have different sizes. With
@@ -123,9 +128,9 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     batch_size, crop = images_per_process(cfg), cfg.INPUT.CLASSIFICATION.CROP
     if _in_memory(cfg):
         own = MiddleOfEach(_kept(cfg, name), crop)
-        return DataLoader(own, batch_size=batch_size, collate_fn=list, generator=torch.Generator())
-    dataset = MapDataset(DatasetFromList(_labelled(name), copy=False), mapper_for_tests(cfg))
-    return DataLoader(
+        return GuardedLoader(own, batch_size=batch_size, collate_fn=list, generator=torch.Generator())
+    dataset = MapDataset(DatasetFromList(_labelled(name), copy=False), Guarded(mapper_for_tests(cfg)))
+    return GuardedLoader(
         dataset,
         batch_size=batch_size if crop else 1,
         sampler=InferenceSampler(len(dataset)),

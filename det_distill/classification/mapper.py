@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch import Tensor
 
+from ..data.images import read_header
 from ..data.problems import DatasetError
 from .augmentations import Augmentation, CentreCrop, augmentation, in_turn, resizing
 from .image_keys import checked
@@ -51,12 +54,16 @@ class ClassificationMapper:
         """Return the sample.
 
         Raises:
-            DatasetError: the image cannot be read, or is too small to be cropped; names it.
+            DatasetError: the image cannot be read, or is too small to be cropped; names it, and its own size.
         """
         try:
-            image = in_turn(self.augment, self._prepared(record))
+            prepared = self._prepared(record)
         except ValueError as error:
             raise DatasetError(f"{_name(record)}: {error}") from error
+        try:
+            image = in_turn(self.augment, prepared)
+        except ValueError as error:
+            raise DatasetError(f"{_name(record)} ({_size(record)} pixels): {error}") from error
         # a copy: neither a view of a larger image, which would travel with it, nor what the cache holds
         image = (
             image.flip(0)
@@ -77,7 +84,7 @@ class ClassificationMapper:
         try:
             pixels = read_image(file, format=order)
         except _UNREADABLE as error:
-            text = str(error).replace(file, "it")
+            text = re.sub(r" <\S+ name='it'>", "", str(error).replace(file, "it"))
             raise ValueError(
                 f"the image cannot be read ({text}): replace it or take it out of its folder"
             ) from error
@@ -112,7 +119,7 @@ def mapper_for_tests(cfg: CfgNode) -> ClassificationMapper:
         ValueError: a value that makes no sense.
     """
     node = checked(cfg)
-    crop: list[Augmentation] = [CentreCrop(node.CROP)] if node.CROP else []
+    crop: list[Augmentation] = [CentreCrop(node.CROP, f"RESIZE {node.RESIZE}")] if node.CROP else []
     return ClassificationMapper(cfg.INPUT.FORMAT, prepare=resizing(node), augment=crop)
 
 
@@ -126,6 +133,15 @@ def _in_order(pixels: np.ndarray, order: str) -> np.ndarray:
 
 def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+def _size(record: dict[str, Any]) -> str:
+    """Height and width of an image that could be read, before anything was done to it."""
+    if "pixels" in record:
+        height, width = record["pixels"].shape[:2]
+        return f"{height} x {width}"
+    header = read_header(Path(record["file_name"]))
+    return f"{header.height} x {header.width}"
 
 
 def _name(record: dict[str, Any]) -> str:

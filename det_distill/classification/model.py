@@ -62,7 +62,7 @@ class ImageClassifier(nn.Module):
 
     Args:
         backbone: returns maps by name. (detectron2's ``MODEL.BACKBONE.FREEZE_AT`` is 2: set it to 0 to train a ResNet
-            from random weights.)
+            from random weights; the trainer refuses a frozen part that nothing was loaded into.)
         num_classes: K.
         feature: which map is pooled; "": the last that the backbone declares. Parts of the backbone that it does not
             need get no gradient, which distributed training does not accept: do not build them.

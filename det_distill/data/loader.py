@@ -27,6 +27,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from .worker_errors import Failure, Guarded, raised
+
 __all__ = [
     "ResumableLoader",
     "TrainingLoader",
@@ -83,30 +85,23 @@ class _MappedByPosition(Dataset):
         self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict | None], seed: int
     ) -> None:
         self.dicts = DatasetFromList(list(dicts), copy=False)
-        self.mapper = mapper
+        self.mapper = Guarded(mapper)
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, token: Token) -> dict[str, Any]:
+    def __getitem__(self, token: Token) -> dict[str, Any] | Failure:
         position, index = token
         with _seeded(self.seed, position):
             for _ in range(_MAX_TRIES):
-                sample = self._read(index)
+                sample = self.mapper(self.dicts[index])
                 if sample is not None:
                     return sample
                 index = random.randrange(len(self.dicts))
         raise RuntimeError(
             f"the mapper dropped {_MAX_TRIES} images in a row; is the data set empty after filtering?"
         )
-
-    def _read(self, index: int) -> dict[str, Any] | None:
-        entry = self.dicts[index]
-        try:
-            return self.mapper(entry)
-        except OSError as error:
-            raise RuntimeError(f"cannot read {entry.get('file_name')}: {error}") from error
 
 
 def token_batches(
@@ -133,6 +128,8 @@ def token_batches(
 
 class ResumableLoader:
     """An infinite iterable of batches (lists of dicts); each ``iter()`` starts at batch `start`.
+
+    An image that cannot be read, or that the mapper refuses with a `DatasetError`, is a `DatasetError` here.
 
     Args:
         dicts: detectron2's data set dicts, with ``width`` and ``height`` if grouping is on.
@@ -174,7 +171,7 @@ class ResumableLoader:
             collate_fn=list,
             generator=torch.Generator(),  # the loader draws a seed; not from the run's stream
         )
-        yield from loader
+        yield from map(raised, loader)
 
 
 def build_train_loader(cfg: CfgNode, seed: Callable[[], int]) -> ResumableLoader:

@@ -6,7 +6,7 @@ Nothing is downloaded. File names and md5 sums are those of torchvision's own cl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,9 +122,9 @@ class SvhnFiles:
 
     def advice(self, root: Path) -> str:
         """Where to get the files."""
-        known = ", ".join(f"{file} (md5 {md5})" for _, file, md5 in datasets.SVHN.split_list.values())
+        known = {part: [entry[1:]] for part, entry in datasets.SVHN.split_list.items()}
         page = "http://ufldl.stanford.edu/housenumbers/"
-        return f"Get the files from {page} (Format 2) and put them into {root}: {known}"
+        return f"Get the files from {page} (Format 2) and put them into {root}: {_by_part(known)}"
 
     def read(self, root: Path, part: str) -> Arrays:
         """Read one part with torchvision's class.
@@ -182,7 +182,7 @@ class MnistFiles:
 
     def advice(self, root: Path) -> str:
         """Where to get the files."""
-        known = ", ".join(f"{file} (md5 {md5})" for part in self.parts for file, md5 in self._resources(part))
+        known = _by_part({part: self._resources(part) for part in self.parts})
         package = (
             f"\n  On Debian: apt-get install {self.package}, and leave ROOT out." if self.package else ""
         )
@@ -214,6 +214,14 @@ class MnistFiles:
         """torchvision's folder of the files, which may be the root itself."""
         below = (self.dataset.__name__, "raw")
         return root if root.parts[-2:] == below else root.joinpath(*below)
+
+
+def _by_part(files: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """What to say of the (name, md5 sum) of the files that each part of a set needs."""
+    return "; ".join(
+        f"for '{part}' " + ", ".join(f"{file} (md5 {md5})" for file, md5 in entries)
+        for part, entries in files.items()
+    )
 
 
 def _packed_or_plain(folder: Path, file: str) -> Path | None:

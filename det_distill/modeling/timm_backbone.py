@@ -6,6 +6,8 @@ Features are named as in detectron2's ResNet, by stride: 2 is ``stem`` (or ``res
 Shape letters: N images, C channels, H x W pixels of the (padded) batch.
 """
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -143,7 +145,7 @@ def _stride_of(feature: str) -> int:
 def _create(timm: ModuleType, name: str, in_channels: int, out_indices: tuple[int, ...] | None) -> nn.Module:
     """Build the timm feature extractor with random weights; all stages if ``out_indices`` is None."""
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        near = _nearest(name, timm.list_models())
         raise ValueError(f"timm has no model '{name}'. Similar names: {', '.join(near) or 'none'}.")
     wanted = {} if out_indices is None else {"out_indices": out_indices}
     try:
@@ -156,6 +158,16 @@ def _create(timm: ModuleType, name: str, in_channels: int, out_indices: tuple[in
             f"timm model '{name}' returns {layout} maps; only models with NCHW maps can be backbones."
         )
     return body
+
+
+def _nearest(name: str, models: Sequence[str]) -> list[str]:
+    """Up to 8 models of nearly this name, the nearest first; underscores and capitals do not count at first."""
+    plain: dict[str, list[str]] = {}
+    for model in models:
+        plain.setdefault(model.replace("_", ""), []).append(model)
+    asked = re.sub(r"[^a-z0-9]", "", name.lower())
+    found = [m for near in difflib.get_close_matches(asked, plain, n=5) for m in plain[near]]
+    return list(dict.fromkeys([*found, *difflib.get_close_matches(name, models, n=5)]))[:8]
 
 
 def _level_of_stride(body: nn.Module, name: str) -> dict[int, int]:

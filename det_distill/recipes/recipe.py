@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ CHECKPOINT = "model_final.pth"
 """The file of a step that ``{step}`` stands for."""
 
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
+_KEY = re.compile(r"[A-Z]\S*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RECIPE_KEYS = ("output", "data", "steps", "compare", "picture", "export", "next")
 _STEP_KEYS = ("name", "config", "options")
@@ -113,34 +114,55 @@ class Recipe:
         return tuple(found)
 
 
-def load_recipe(path: str, output: str | None = None) -> Recipe:
+def load_recipe(path: str, output: str | None = None, options: Sequence[Any] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
         path: a file, or a name relative to det_distill's configs.
         output: instead of the file's own output folder.
+        options: ``[KEY, value, ...]`` for every step, behind the step's own and instead of those of the same key.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not YAML, a key that is unknown, missing or of the wrong kind, a step named twice, or a
-            reference to a step that does not come before.
+        ValueError: not YAML, a key that is unknown, missing or of the wrong kind, a step named twice, a reference to a
+            step that does not come before, or `options` that are no pairs.
     """
+    common = _pairs(options)
     path = model_zoo.find_config(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     try:
-        return _recipe(path, content, output)
+        return _recipe(path, content, output, common)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _recipe(path: str, content: Any, output: str | None) -> Recipe:
+def _pairs(options: Sequence[Any]) -> dict[str, Any]:
+    """``[KEY, value, ...]`` as a mapping."""
+    form = "options are pairs, KEY VALUE, as in SOLVER.MAX_ITER 20"
+    if len(options) % 2:
+        raise ValueError(f"{options[-1]!r} has no value: {form}")
+    pairs: dict[str, Any] = {}
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        if not _KEY.fullmatch(str(key)):
+            raise ValueError(f"{key!r} is no config key: {form}")
+        if key == "OUTPUT_DIR":
+            raise ValueError(
+                "OUTPUT_DIR: every step has a folder of its own; set --output, for all of them together"
+            )
+        if key in pairs:
+            raise ValueError(f"{key} is given twice")
+        pairs[key] = value
+    return pairs
+
+
+def _recipe(path: str, content: Any, output: str | None, common: Mapping[str, Any]) -> Recipe:
     _check_keys(content, _RECIPE_KEYS, "a recipe", required=("output", "steps"))
     if not isinstance(content["steps"], list) or not content["steps"]:
         raise ValueError("'steps' must be a list with at least one step")
-    steps = tuple(_step(entry, number) for number, entry in enumerate(content["steps"], 1))
+    steps = tuple(_step(entry, number, common) for number, entry in enumerate(content["steps"], 1))
     _check_order(steps)
     names = [step.name for step in steps]
     compare = content.get("compare") or {}
@@ -169,7 +191,7 @@ def _recipe(path: str, content: Any, output: str | None) -> Recipe:
     )
 
 
-def _step(entry: Any, number: int) -> Step:
+def _step(entry: Any, number: int, common: Mapping[str, Any]) -> Step:
     where = f"step {number}"
     _check_keys(entry, _STEP_KEYS, where, required=("name", "config"))
     name, options = _text(entry["name"], f"{where}: name"), entry.get("options") or {}
@@ -185,7 +207,8 @@ def _step(entry: Any, number: int) -> Step:
             raise ValueError(
                 f"step {name}: write option {key!r} with its full key, as in SOLVER.MAX_ITER: 100"
             )
-    return Step(name, _text(entry["config"], f"step {name}: config"), dict(options))
+    own = {key: value for key, value in options.items() if key not in common}
+    return Step(name, _text(entry["config"], f"step {name}: config"), {**own, **common})
 
 
 def _check_order(steps: tuple[Step, ...]) -> None:

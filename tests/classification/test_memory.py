@@ -247,7 +247,7 @@ def test_a_set_that_does_not_fit_is_refused_with_its_size(monkeypatch):
         (["COLOR_JITTER", 0.4], "COLOR_JITTER 0.4 is done image by image: set .*LOADER to 'workers'"),
         (["RAND_AUGMENT.OPERATIONS", 2], "RAND_AUGMENT.OPERATIONS 2 is done"),
         (["LOADER", "disc"], "LOADER 'disc': choose 'workers' or 'memory'"),
-        (["CROP", 20], "8 x 8 pixels and a PAD of 1 where they are to be cropped to 20 x 20: set"),
+        (["CROP", 20], "8 x 8 pixels.: .* 10 x 10 pixels with RESIZE 0 and PAD 1 where .*CROP is 20: set"),
         (["PAD", 8, "PAD_MODE", "reflect"], "too few to mirror 8 of them"),
         (["ERASE", 2.0], "ERASE is 2.0"),
         (["SOLVER.IMS_PER_BATCH", 1, "MIXUP", 0.2], "at least two images"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
+from det_distill.data import DatasetError
 from det_distill.data.loader import ResumableLoader, token_batches
 
 
@@ -74,12 +75,32 @@ def test_reading_leaves_the_random_stream_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_an_unreadable_image_is_named():
-    def read(record):
-        raise OSError("image file is truncated")
+def truncated(record):
+    raise OSError("image file is truncated")
 
-    with pytest.raises(RuntimeError, match=r"cannot read \d\.jpg: image file is truncated"):
-        first(loader(read=read))
+
+def refused(record):
+    raise DatasetError(f"{record['file_name']}: too small")
+
+
+def mistaken(record):
+    return record["nothing"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_used_is_named_in_one_error_without_the_workers_traceback(workers):
+    for read, text in (
+        (truncated, r"^cannot read \d\.jpg: image file is truncated$"),
+        (refused, r"^\d\.jpg: too small$"),
+    ):
+        with pytest.raises(DatasetError, match=text) as error:
+            first(loader(read=read, workers=workers))
+        assert error.value.__cause__ is None and error.value.__context__ is None
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(KeyError, match="in mistaken"):
+        first(loader(read=mistaken, workers=1))
 
 
 def test_a_mapper_that_drops_everything_is_an_error():

@@ -1,6 +1,7 @@
 """torchvision's sets from local files: what is listed, which images a split takes, and what is said of bad files."""
 
 import gzip
+import re
 import sys
 
 import numpy as np
@@ -161,7 +162,8 @@ def test_without_a_root_files_that_lie_in_the_folder_of_all_sets_itself_do_not_c
     register_torchvision(f"figures{suffix}", "MNIST", "", "test")
     raw = tmp_path / "sets" / "MNIST" / "raw"
     with pytest.raises(
-        DatasetError, match=rf"missing: 2 (.|\n)*{raw}/t10k-images(.|\n)*put them into {raw}: train"
+        DatasetError,
+        match=rf"missing: 2 (.|\n)*{raw}/t10k-images(.|\n)*put them into {raw}: for 'train' train",
     ):
         DatasetCatalog.get(f"figures{suffix}")
 
@@ -246,6 +248,22 @@ def test_missing_files_are_named_with_where_to_get_them_and_where_to_put_them(
         DatasetError, match=rf"(?s){dataset} in {tmp_path} .*missing: {missing} .*{tmp_path}/{where}"
     ):
         load(dataset, tmp_path)
+
+
+def test_files_that_a_split_does_not_need_are_told_apart(tmp_path):
+    """What is listed as missing is what this split needs; the advice has the files of all parts."""
+    write_mnist(tmp_path)
+    for part, prefix, other in (("train", "train", "t10k"), ("test", "t10k", "train")):
+        for file in tmp_path.glob(f"{prefix}-*"):
+            file.unlink()
+        with pytest.raises(DatasetError) as error:
+            load("MNIST", tmp_path, part)
+        listed, advice = str(error.value).split("Get the files")
+        assert listed.count(f"{prefix}-") == 2 and other not in listed
+        train = r"for 'train' train-images\S+ \(md5 \w+\), train-labels\S+ \(md5 \w+\)"
+        assert re.search(train + r"; for 'test' t10k-images\S+ \(md5 \w+\), t10k-labels\S+ \(md5", advice)
+    with pytest.raises(DatasetError, match=r"; for 'extra' extra_32x32.mat \(md5"):
+        load("SVHN", tmp_path, "test")
 
 
 def test_an_archive_that_was_not_unpacked_is_noticed(tmp_path):

@@ -156,9 +156,24 @@ def test_freezing_the_stem_of_a_model_whose_stem_map_is_an_activation_or_is_abse
     assert all(p.requires_grad for k, p in convnext.named_parameters() if ".stages" in k)
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("resnet_18", "resnet18"),
+        ("ResNet-18", "resnet18"),
+        ("resnet18x", "resnet18"),
+        ("mobilenetv3large100", "mobilenetv3_large_100"),
+        ("efficientnetb0", "efficientnet_b0"),
+    ],
+)
+def test_of_an_unknown_model_the_nearest_names_are_told_nearest_first(asked, meant):
+    with pytest.raises(ValueError, match=rf"no model '{asked}'\. Similar names: {meant}(, \w+)*\.$"):
+        TimmBackbone(asked)
+
+
 def test_mistakes_are_named(monkeypatch):
-    with pytest.raises(ValueError, match=r"no model 'resnet_18x'.*Similar names: .*resnet"):
-        TimmBackbone("resnet_18x")
+    with pytest.raises(ValueError, match=r"no model 'no such thing'.*Similar names: none\."):
+        TimmBackbone("no such thing")
     with pytest.raises(ValueError, match="'p3' is no feature name"):
         TimmBackbone(TINY, out_features=("p3",))
     with pytest.raises(ValueError, match="no feature stem; it offers res2, res3, res4, res5"):

@@ -16,10 +16,10 @@ export: student
 """
 
 
-def load(tmp_path, text, output=None):
+def load(tmp_path, text, output=None, options=()):
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    return load_recipe(str(file), output)
+    return load_recipe(str(file), output, options)
 
 
 def complaint(tmp_path, old, new):
@@ -102,3 +102,36 @@ def test_mistakes_are_told_in_words(tmp_path, old, new, expected):
 def test_a_missing_file_is_an_error_that_names_it():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_recipe("nowhere.yaml")
+
+
+def test_options_of_the_command_line_follow_those_of_every_step_and_replace_them(tmp_path):
+    recipe = load(tmp_path, GOOD, options=["MODEL.WEIGHTS", "a.pth", "SOLVER.STEPS", "()", "OTHER", 5])
+    common = {"MODEL.WEIGHTS": "a.pth", "SOLVER.STEPS": "()", "OTHER": 5}
+    assert dict(recipe.steps[2].options) == {"LIST": [1, "{teacher}"], **common}
+    assert list(recipe.steps[2].options) == ["LIST", *common]
+
+
+def test_options_of_the_command_line_reach_every_step(tmp_path):
+    recipe = load(tmp_path, GOOD, options=["SOLVER.MAX_ITER", "20", "SOLVER.STEPS", "()"])
+    assert [step.arguments()[-4:] for step in recipe.steps] == [
+        ["SOLVER.MAX_ITER", "20", "SOLVER.STEPS", "()"]
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["SOLVER.MAX_ITER"],
+            "'SOLVER.MAX_ITER' has no value: options are pairs, KEY VALUE, as in SOLVER.MAX_ITER 20",
+        ),
+        (["SOLVER.MAX_ITER", "20", "()"], r"'\(\)' has no value"),
+        (["OUTPUT_DIR", "x"], "OUTPUT_DIR: every step has a folder of its own; set --output"),
+        (["20", "SOLVER.MAX_ITER"], "'20' is no config key: options are pairs, KEY VALUE"),
+        (["SOLVER.MAX_ITER", "20", "SOLVER.MAX_ITER", "30"], "SOLVER.MAX_ITER is given twice"),
+        (["MODEL.WEIGHTS", "{student}"], "step teacher starts from {student}, which does not come before it"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, GOOD, options=options)

@@ -1,8 +1,10 @@
 """Which steps run, from which files, and what is said: with a trainer that only writes down that it ran."""
 
+import importlib.util
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog
@@ -39,10 +41,10 @@ def run(tmp_path):
     (tmp_path / "tiny.yaml").write_text("MODEL: {DEVICE: cpu}\n")
     (tmp_path / "train.py").write_text(TRAINER)
 
-    def go(text=RECIPE, **options):
+    def go(text=RECIPE, given=(), **options):
         """What ran, and what was said."""
         (tmp_path / "recipe.yaml").write_text(text.replace("CONFIG", str(tmp_path / "tiny.yaml")))
-        recipe = load_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path / "out"))
+        recipe = load_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), given)
         ran, said = tmp_path / "out" / "ran.txt", []
         ran.unlink(missing_ok=True)
         try:
@@ -107,6 +109,63 @@ def test_an_interrupted_step_whose_config_changed_does_not_go_on_from_the_old_fi
     state.write_text(json.dumps({"fingerprint": "another", "finished": False, "seconds": 0}))
     assert run() == ["other"]
     assert (run.folder / "replaced" / "other-1").is_dir()
+
+
+def test_options_of_the_command_line_count_as_a_changed_config_of_the_steps_that_they_change(run):
+    run()
+    assert run(given=["SOLVER.MAX_ITER", "7"]) == ["first", "other", "second"]
+    assert (run.folder / "second" / "model_final.pth").read_text() == "first7second7"
+    assert run(given=["SOLVER.MAX_ITER", "7"]) == []
+    assert run(RECIPE.replace("SOLVER.MAX_ITER: 5", "SOLVER.MAX_ITER: 7")) == ["other", "second"]
+
+
+def test_an_option_of_the_command_line_that_a_step_does_not_know_is_told_before_any_runs(run):
+    with pytest.raises(ValueError, match="step first: .*SOLVER.MAXITER"):
+        run(given=["SOLVER.MAXITER", "7"])
+    assert not run.folder.exists()
+
+
+def tool():
+    path = Path(__file__).parents[2] / "tools" / "run_recipe.py"
+    spec = importlib.util.spec_from_file_location("run_recipe_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["r.yaml", "--output", "out", "SOLVER.BASE_LR", "-1", "SOLVER.STEPS", "()"],
+        ["r.yaml", "SOLVER.BASE_LR", "-1", "SOLVER.STEPS", "()", "--output", "out"],
+        ["--output", "out", "r.yaml", "SOLVER.BASE_LR", "-1", "SOLVER.STEPS", "()"],
+    ],
+)
+def test_the_tool_takes_options_before_and_behind_its_own(line):
+    found = tool().arguments(line)
+    assert (found.recipe, found.output) == ("r.yaml", "out")
+    assert found.opts == ["SOLVER.BASE_LR", "-1", "SOLVER.STEPS", "()"]
+    assert tool().arguments(["r.yaml"]).opts == []
+
+
+def test_a_short_trial_is_one_command(run, tmp_path, monkeypatch, capsys):
+    run()
+    module, trial = tool(), tmp_path / "trial"
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "run_recipe.py"))
+    (tmp_path / "train.py").rename(tmp_path / "train_net.py")
+    text = TRAINER.replace("sys.argv[4::2], sys.argv[5::2]", "sys.argv[6::2], sys.argv[7::2]")  # --num-gpus 1
+    (tmp_path / "train_net.py").write_text(text)
+    module.main([str(tmp_path / "recipe.yaml"), "--output", str(trial), "SOLVER.MAX_ITER", "2"])
+    assert (trial / "second" / "model_final.pth").read_text() == "first2second2"
+    assert "All done" in capsys.readouterr().out
+    assert (run.folder / "second" / "model_final.pth").read_text() == "first5second"
+
+
+def test_the_tools_help_names_the_options(capsys):
+    with pytest.raises(SystemExit):
+        tool().arguments(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "RECIPE [KEY VALUE ...]" in said and "SOLVER.MAX_ITER 20" in said and "every step" in said
 
 
 def test_from_a_step_reruns_it_and_what_starts_from_it(run):
