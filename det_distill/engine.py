@@ -25,6 +25,7 @@ from . import model_zoo
 from .best import BestCheckpoint
 from .checkpoint import StudentCheckpointer
 from .classification.mixing import check_mixing
+from .classification.size_check import check_image_size
 from .compilation import compile_backbones
 from .config import complete_config, get_cfg, merge_file, merge_options
 from .data import check_datasets, register_from_config
@@ -64,6 +65,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         check_mixing(cfg, model)
+        check_image_size(cfg, model)
         check_synchronised_norms(cfg, model)
         if cfg.MODEL.COMPILE:
             compile_backbones(model, cfg.MODEL.COMPILE)

@@ -146,11 +146,12 @@ def check_names(cfg: CfgNode) -> None:
     """
     wrapped = cfg.MODEL.META_ARCHITECTURE in ("Distiller", "ParaphraserPretrainer")
     for key, registry in _REGISTRIES.items():
-        *path, last = key.split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        name, known = node[last], sorted([*dict(registry), *_OTHERS.get(key, ())])
+        name: Any = cfg
+        for part in key.split("."):
+            name = (
+                name.get(part) if isinstance(name, CfgNode) else None
+            )  # a plain detectron2 config has fewer keys
+        known = sorted([*dict(registry), *_OTHERS.get(key, ())])
         if not name or name in known or (key == "DISTILL.STUDENT_ARCHITECTURE" and not wrapped):
             continue
         raise ValueError(

@@ -20,6 +20,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from det_distill.checkpoint import StudentCheckpointer
+from det_distill.data.problems import DatasetError
 from det_distill.engine import Trainer, setup
 from det_distill.hooks import measure_before_testing
 from det_distill.launch import LaunchError, launch
@@ -32,7 +33,10 @@ def main(args: argparse.Namespace) -> Any:
         run = _evaluation(args) if args.eval_only else _training(args)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train_net.py: {error}")
-    return run()
+    try:
+        return run()
+    except DatasetError as error:  # an image that cannot be read shows when its turn comes
+        sys.exit(f"train_net.py: {error}")
 
 
 def _evaluation(args: argparse.Namespace) -> Callable[[], Any]:
