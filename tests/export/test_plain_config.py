@@ -37,7 +37,7 @@ def test_every_key_that_detectron2_knows_keeps_its_value():
     expected.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     del expected["DISTILL"], expected["PROGRESS_BAR"], expected.INPUT["CLASSIFICATION"]
     ours, theirs = get_cfg(), get_detectron2_cfg()
-    for path in ("DATALOADER", "DATASETS", "MODEL", "SOLVER", "SOLVER.AMP"):
+    for path in ("DATALOADER", "DATASETS", "MODEL", "SOLVER", "SOLVER.AMP", "TEST"):
         node, all_keys, known = (reduce(getitem, path.split("."), cfg) for cfg in (expected, ours, theirs))
         for key in all_keys.keys() - known.keys():
             del node[key]
