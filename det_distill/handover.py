@@ -12,6 +12,7 @@ from .classification import ImageClassifier
 from .convolutions import compare_convolutions, convolutions_of, offsets_of
 from .distiller import DISTILL_PREFIX, Distiller
 from .pixels import compare_pixels, pixels_of
+from .wrapping import student_of
 
 __all__ = ["NETWORK", "describe", "hand_over"]
 
@@ -38,7 +39,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     has them, ``input_format``, ``pixel_mean``, ``pixel_std`` and ``convolutions``, the backbone's by their paths in it,
     see `convolutions_of`. Texts, truth values, numbers, lists and dicts only, so ``weights_only`` loading reads it.
     """
-    plain = _student(model)
+    plain = student_of(model)
     kind = {"architecture": type(plain).__name__, "classifier": isinstance(plain, ImageClassifier)}
     backbone = getattr(plain, "backbone", None)
     moves = {"convolutions": convolutions_of(backbone)} if isinstance(backbone, nn.Module) else {}
@@ -70,7 +71,7 @@ def hand_over(checkpoint: dict[str, Any], model: nn.Module, file: str) -> None:
     """
     described = checkpoint.get(NETWORK)
     note = described if isinstance(described, Mapping) else {}
-    student = _student(model)
+    student = student_of(model)
     compare_pixels(note, pixels_of(student), file)
     if _trains_paraphrasers(model):
         return
@@ -96,10 +97,6 @@ def hand_over(checkpoint: dict[str, Any], model: nn.Module, file: str) -> None:
         _report(taken, left_out, file)
     checkpoint["model"] = {**taken, **kept}
     checkpoint.pop("matching_heuristics", None)
-
-
-def _student(model: nn.Module) -> nn.Module:
-    return model.student if isinstance(model, Distiller) else model
 
 
 def _trains_paraphrasers(model: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from ..data.loader import images_per_process
 from ..distiller import Distiller
+from ..wrapping import student_of
 from .metric_learning import MetricLearner
 
 __all__ = ["Mixer", "check_mixing", "mix", "mixer"]
@@ -55,7 +56,7 @@ def check_mixing(cfg: CfgNode, model: nn.Module) -> None:
     if not node.MIXUP and not node.CUTMIX:
         return
     pairs = model.distill.by_name() if isinstance(model, Distiller) else {}
-    student = model.student if isinstance(model, Distiller) else model
+    student = student_of(model)
     refused = [f"pair {name!r}" for name, pair in pairs.items() if "labels" in pair.needs]
     if isinstance(student, MetricLearner):
         refused.append("MetricLearner")

@@ -17,6 +17,7 @@ from ..distiller import Distiller
 from ..modeling.plain import PlainNet
 from ..modes import batch_norms, restored_modes
 from ..randomness import kept_random_state
+from ..wrapping import student_of
 from .mapper import mapper_for_tests, mapper_for_training
 from .model import ImageClassifier
 
@@ -70,7 +71,7 @@ def check_image_size(cfg: CfgNode, model: nn.Module) -> None:
         DatasetError: a test set whose first image cannot be read or is too small; see `first_size`. Of training sets
             images are read where ``INPUT.CLASSIFICATION.CROP`` is 0: else their size is known.
     """
-    student = model.student if isinstance(model, Distiller) else model
+    student = student_of(model)
     if not isinstance(student, ImageClassifier):
         return
     teachers = model.teachers if isinstance(model, Distiller) else {}

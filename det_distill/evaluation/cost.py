@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from detectron2.utils.analysis import FlopCountAnalysis
 from torch import Tensor, nn
 
-from ..distiller import Distiller
 from ..modes import restored_modes
 from ..timing import elapsed
+from ..wrapping import student_of
 
 __all__ = ["ModelCost", "model_cost"]
 
@@ -82,7 +82,7 @@ def model_cost(
     """
     if height < 1 or width < 1 or seconds < 0:
         raise ValueError(f"model_cost needs positive sizes and time, not {height} x {width} and {seconds} s")
-    model = model.student if isinstance(model, Distiller) else model
+    model = student_of(model)
     device = next(model.parameters()).device
     batch = [{"image": _resized(image, height, width).to(device), "height": height, "width": width}]
     with restored_modes(model), torch.no_grad():
