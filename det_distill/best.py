@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 
-from .checkpoint import replace_file
+from .files import FileError, load_checkpoint, replace_file
 from .handover import NETWORK, describe
 from .names import did_you_mean
 from .wrapping import plain_model, student_of
@@ -66,7 +66,7 @@ class BestCheckpoint(HookBase):
     def before_train(self) -> None:  # noqa: D102
         start = self.trainer.start_iter
         if start and self._file.is_file():
-            noted = torch.load(self._file, map_location="cpu", weights_only=True).get(_NOTE, {})
+            noted = self._noted()
             if noted.get("measure") == self._measure and noted["iteration"] <= start:
                 self._best = noted
 
@@ -86,6 +86,17 @@ class BestCheckpoint(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned, if it is of the same measure."""
         self._best = dict(state_dict) if state_dict["measure"] == self._measure else {}
+
+    def _noted(self) -> dict[str, Any]:
+        """What the file says of itself; nothing if it is damaged, then the checkpoint's own note counts."""
+        try:
+            content = load_checkpoint(self._file)
+        except FileError as error:
+            logger.warning(
+                "%s. The next student that is better than the checkpoint's best replaces it", error
+            )
+            return {}
+        return dict(content.get(_NOTE, {})) if isinstance(content, Mapping) else {}
 
     def _compare(self, iteration: int) -> None:
         results = self._results()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,6 +16,15 @@ from fvcore.common.checkpoint import get_missing_parameters_message
 from torch import Tensor, nn
 
 from .distiller import DISTILL_PREFIX
+from .files import (
+    FileError,
+    checked_address,
+    is_whole,
+    load_checkpoint,
+    load_model_file,
+    replace_file,
+    replace_text,
+)
 from .handover import NETWORK, describe, hand_over
 
 __all__ = [
@@ -29,28 +37,40 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_LAST = "last_checkpoint"
+
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Return the tensors of a ``.pth`` file: those under ``model`` if it has that key, else all.
+    """Return the tensors of a file that torch saved: those under ``model`` if it has that key, else all.
 
     Raises:
-        ValueError: the file is not a checkpoint, or is cut short.
+        ValueError: the file is not a checkpoint, is cut short, or would run code.
     """
-    with _readable(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_checkpoint(path)
     content = content.get("model", content) if isinstance(content, Mapping) else {}
     return {k: torch.as_tensor(v) for k, v in content.items()}
 
 
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+class _SafeCheckpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` whose files cannot run code, see `load_model_file`.
+
+    Raises:
+        FileError: when loading: a file that is broken, or that would run code.
+    """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file or URL, see `DetectionCheckpointer`."""
+        return super().load(checked_address(path or ""), *args, **kwargs)
+
+    def _load_file(self, filename: str) -> Any:
+        loaded = load_model_file(filename)
+        url = getattr(self, "_parsed_url_during_load", None)  # of detectron2 since 0.6
+        if url is not None and parse_qs(url.query).get("matching_heuristics") == ["True"]:
+            loaded["matching_heuristics"] = True
+        return loaded
 
 
-class StudentCheckpointer(DetectionCheckpointer):
+class StudentCheckpointer(_SafeCheckpointer):
     """`DetectionCheckpointer` whose files are whole or absent, and which resumes from the newest readable one.
 
     A file is written under another name and renamed, and so is the note that names the last one: a killed run leaves
@@ -64,8 +84,7 @@ class StudentCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> Any:
         self._file = filename
-        with _readable(filename):
-            return super()._load_file(filename)
+        return super()._load_file(filename)
 
     def _load_model(self, checkpoint: Any) -> Any:
         hand_over(checkpoint, self.model, self._file)
@@ -85,12 +104,7 @@ class StudentCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note the file to resume from, atomically."""
-
-        def write(temporary: str) -> None:
-            with open(temporary, "w") as f:
-                f.write(last_filename_basename)
-
-        replace_file(os.path.join(self.save_dir, "last_checkpoint"), write)
+        replace_text(os.path.join(self.save_dir, _LAST), last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a readable checkpoint to resume from."""
@@ -99,17 +113,35 @@ class StudentCheckpointer(DetectionCheckpointer):
     def get_checkpoint_file(self) -> str:
         """Return the newest readable checkpoint of the folder, "" if there is none.
 
-        The noted one first, then, newest first, whatever ``.pth`` files of iterations there are.
+        The noted one first, then, newest first, whatever ``.pth`` files of iterations there are. A note that names no
+        file of this folder does not count.
         """
-        noted = ""
-        if os.path.isfile(os.path.join(self.save_dir, "last_checkpoint")):
-            noted = super().get_checkpoint_file()
-            if _is_whole(noted):
-                return noted
-            logger.warning("%s cannot be read; looking for an earlier checkpoint", noted)
+        noted = self._noted()
+        if noted and is_whole(noted):
+            return noted
         others = [os.path.join(self.save_dir, f) for f in _files(self.save_dir)]
         others = sorted(others, key=os.path.getmtime, reverse=True)
-        return next((f for f in others if f != noted and _is_whole(f)), "")
+        found = ""
+        for file in (f for f in others if f != noted):
+            if is_whole(file):
+                found = file
+                break
+            logger.warning("%s is cut short or damaged; looking for an earlier checkpoint", file)
+        if noted:
+            damage = "is cut short or damaged" if os.path.isfile(noted) else "does not exist"
+            logger.warning("the last checkpoint, %s, %s: taking %s", noted, damage, found or "none")
+        return found
+
+    def _noted(self) -> str:
+        """The file that the note names, "" without a note."""
+        note = Path(self.save_dir) / _LAST
+        if not self.save_dir or not note.is_file():
+            return ""
+        name = note.read_text(encoding="utf-8", errors="replace").strip()
+        if re.fullmatch(r"[^/\\\0\n]+\.pth", name):
+            return os.path.join(self.save_dir, name)
+        logger.warning("%s names no checkpoint of its folder but %r: it is passed over", note, name[:80])
+        return ""
 
 
 def _files(folder: str) -> list[str]:
@@ -118,33 +150,11 @@ def _files(folder: str) -> list[str]:
     return [f for f in names if re.fullmatch(r"model_(\d+|final)\.pth", f)]
 
 
-def replace_file(file: str, write: Callable[[str], Any]) -> None:
-    """Write a file whole or not at all: `write` is given the name of another one, which then takes its place."""
-    temporary = f"{file}.{os.getpid()}.partial"
-    try:
-        write(temporary)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def _is_whole(file: str) -> bool:
-    """Whether a ``.pth`` file's archive is complete; its directory stands at the end, so a cut file has none."""
-    return os.path.isfile(file) and zipfile.is_zipfile(file)
-
-
-class StrictCheckpointer(DetectionCheckpointer):
+class StrictCheckpointer(_SafeCheckpointer):
     """Loads what `DetectionCheckpointer` can load, and raises ValueError where it would only log.
 
     Keys that begin with ``distill.`` are left out.
     """
-
-    def _load_file(self, filename: str) -> Any:
-        with _readable(filename):
-            return super()._load_file(filename)
 
     def _load_model(self, checkpoint: Any) -> Any:
         state = checkpoint["model"]
@@ -172,12 +182,12 @@ def load_teacher_weights(model: nn.Module, weights: str, *, name: str = "teacher
 
     Args:
         model: the teacher.
-        weights: ``.pth``, zoo ``.pkl`` or a URL; keys that begin with ``distill.`` are ignored.
+        weights: ``.pth``, ``.safetensors``, zoo ``.pkl`` or a URL; keys that begin with ``distill.`` are ignored.
         name: for messages.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: tensors are missing, superfluous or of other shapes.
+        ValueError: tensors are missing, superfluous or of other shapes; or the file is broken, or would run code.
     """
     if not weights:
         raise ValueError(f"teacher {name!r} has no WEIGHTS: name its trained checkpoint")
@@ -185,5 +195,7 @@ def load_teacher_weights(model: nn.Module, weights: str, *, name: str = "teacher
         raise FileNotFoundError(f"the weights {weights!r} of teacher {name!r} do not exist")
     try:
         StrictCheckpointer(model).load(weights)
+    except FileError as error:
+        raise FileError(f"{error} (the weights of teacher {name!r})") from error
     except ValueError as error:
         raise ValueError(f"{weights} does not fit teacher {name!r}: {error}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -14,12 +14,15 @@ from torch import nn
 from . import model_zoo
 from .checkpoint import load_teacher_weights
 from .classification import add_classification_config, add_metric_learning_config
+from .detectron2_readers import make_readers_safe
+from .files import FileError
 from .modeling import add_backbone_config
 from .names import check_names, check_options, unknown_key_of_file
 from .nodes import Kind, completed, kind_of, read
 from .pair_config import PAIR_KEYS, complete_pair, pair_kinds
 from .solver import add_solver_config
 from .teachers import Teacher, Teachers, as_teacher
+from .yaml_files import make_config_safe
 
 __all__ = [
     "PAIR_KEYS",
@@ -33,11 +36,19 @@ __all__ = [
     "merge_options",
 ]
 
+logger = logging.getLogger(__name__)
+
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
 
 
 def add_distill_config(cfg: CfgNode) -> None:
-    """Add det_distill's keys and their defaults to a detectron2 config, in place."""
+    """Add det_distill's keys and their defaults to a detectron2 config, in place.
+
+    From then on the config's files are read safely, see `make_config_safe`, and so are those that detectron2 reads for
+    it, see `make_readers_safe`.
+    """
+    make_readers_safe()
+    make_config_safe(cfg)
     cfg.DISTILL = CfgNode()
     # False: the plain student from the same file, no teacher is built
     cfg.DISTILL.ENABLED = True
@@ -67,6 +78,8 @@ def add_distill_config(cfg: CfgNode) -> None:
     cfg.DATASETS.COCO = CfgNode(new_allowed=True)
     # a progress bar with remaining time on standard error: "auto" (if it is a terminal), "on", "off"
     cfg.PROGRESS_BAR = "auto"
+    # VOC rules take objects marked difficult as ordinary ones, as some papers do; the devkit ignores them
+    cfg.TEST.COUNT_DIFFICULT = False
     add_backbone_config(cfg)
     add_classification_config(cfg)
     add_metric_learning_config(cfg)
@@ -121,8 +134,8 @@ def merge_file(cfg: CfgNode, file: str) -> None:
     try:
         cfg.merge_from_file(file)
         complete_config(cfg)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
+    except FileError:
+        raise
     except (KeyError, AssertionError, ValueError) as error:  # as yacs reports unknown keys and wrong values
         unknown = unknown_key_of_file(cfg, file) if isinstance(error, KeyError) else ""
         raise ValueError(unknown or f"{file}: {error.args[0] if error.args else error}") from error
@@ -225,6 +238,8 @@ def load_teacher(
     """
     path = model_zoo.find_config(config)
     if path.endswith(".py"):
+        if not model_zoo.is_installed(path):
+            logger.warning("%s, the CONFIG of teacher %r, is a program and is run now", path, name)
         model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(options)).model)
     else:
         cfg = get_cfg()

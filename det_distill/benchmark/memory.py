@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,13 @@ def peak_memory(cfg: CfgNode, part: str, batch: Batch, student: dict[str, Any] |
     Raises:
         RuntimeError: the process failed; with the last line that it wrote.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.pth"
-        torch.save({"cfg": cfg, "part": part, "batch": batch, "student": student or {}}, job)
-        # freed memory goes back at once, so that building does not count
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        command = [sys.executable, "-m", __name__, str(job)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    job = pickle.dumps({"cfg": cfg, "part": part, "batch": batch, "student": student or {}})
+    # freed memory goes back at once, so that building does not count
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", __name__]
+    result = subprocess.run(command, input=job, env=environment, capture_output=True, check=False)
     if result.returncode:
-        last = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
+        last = result.stderr.decode().strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
         raise RuntimeError(f"the memory of {part!r} could not be measured: {last[0]}")
     return int(result.stdout.split()[-1])
 
@@ -94,4 +92,4 @@ def _resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    print(_run(torch.load(sys.argv[1], weights_only=False)))
+    print(_run(pickle.load(sys.stdin.buffer)))  # from the process that started this one, not from a file

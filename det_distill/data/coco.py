@@ -1,6 +1,5 @@
 """COCO json files: checked, then read by detectron2's own `load_coco_json`."""
 
-import json as json_format
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from detectron2.data.datasets import load_coco_json
 from det_distill.data.catalog import register_once, resolve_path
 from det_distill.data.coco_checks import CocoChecker
 from det_distill.data.problems import DatasetReport
+from det_distill.files import FileError, load_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def _read(json: Path, images: Path, report: DatasetReport) -> Mapping[str, Any]:
     if report.problems:
         return {}
     try:
-        content = json_format.loads(json.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = load_json(json)
+    except FileError as error:
         report.add("json file not readable", json, str(error))
         return {}
     for key in ("images", "annotations", "categories"):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -48,15 +49,27 @@ def read_annotation(path: Path) -> VocAnnotation:
     Raises:
         AnnotationError: no readable XML, entity declarations (an XML bomb), or an object without a name.
     """
+    root: Element = parse_annotation(path).getroot()
+    return VocAnnotation(_size(root), tuple(_object(entry) for entry in root.findall("object")))
+
+
+def parse_annotation(path: str | Path) -> Any:
+    """Return the ``ElementTree`` of an XML file.
+
+    Raises:
+        AnnotationError: no readable XML, or entity declarations (an XML bomb, or another file that it would draw in).
+    """
     try:
-        root = parse(path).getroot()
+        return parse(str(path))
     except ParseError as error:
         raise AnnotationError(f"broken XML: {error}") from error
     except DefusedXmlException as error:
-        raise AnnotationError(f"entity declarations are not allowed: {type(error).__name__}") from error
+        raise AnnotationError(
+            "entity declarations are not allowed, since they can grow without end or draw in other files "
+            f"({type(error).__name__}): write out what they stand for"
+        ) from error
     except (OSError, ValueError, LookupError) as error:
         raise AnnotationError(f"{type(error).__name__}: {error}") from error
-    return VocAnnotation(_size(root), tuple(_object(entry) for entry in root.findall("object")))
 
 
 def _object(entry: Element) -> VocObject:

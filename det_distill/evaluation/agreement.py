@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SIGNATURE", "Predictions", "Signature", "predictions_file", "set_file", "signed", "write_json"]
+from ..files import write_json
+
+__all__ = ["SIGNATURE", "Predictions", "Signature", "predictions_file", "set_file", "signed"]
 
 SIGNATURE = "predicted_by"
 """The key under which an output says whose it is, if it is a teacher's."""
@@ -87,11 +89,3 @@ def predictions_file(folder: Path, teacher: str, dataset: str) -> Path:
 def set_file(folder: Path, kind: str, dataset: str) -> Path:
     """Return ``<folder>/<kind>_<dataset>.json``; a slash in a name does not make a folder."""
     return folder / f"{kind}_{dataset}.json".replace("/", "_").replace("\\", "_")
-
-
-def write_json(file: Path, content: Any, *, indent: int | None = 1) -> None:
-    """Write a file whole or not at all, with its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=indent), encoding="utf-8")
-    partial.replace(file)

@@ -16,7 +16,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from .agreement import SIGNATURE, Predictions, Signature, predictions_file, set_file, write_json
+from ..files import write_json
+from .agreement import SIGNATURE, Predictions, Signature, predictions_file, set_file
 from .calibration import expected_calibration_error
 
 __all__ = ["ClassificationEvaluator", "ranks"]

@@ -12,9 +12,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..distiller import Distiller
+from ..files import write_json
 from ..pixels import pixels_of
 from ..targets import class_count
-from .agreement import Predictions, Signature, predictions_file, signed, write_json
+from .agreement import Predictions, Signature, predictions_file, signed
 
 __all__ = ["TEACHERS_FILE", "measure_teachers"]
 

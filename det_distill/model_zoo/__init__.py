@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import LazyConfig
 
-__all__ = ["find_config", "get_config", "get_config_file", "published_weights"]
+__all__ = ["find_config", "get_config", "get_config_file", "is_installed", "published_weights"]
 
 
 def _folder() -> Path:
@@ -70,6 +70,14 @@ def find_config(name: str) -> str:
             f"config {name!r} is no file here, none of det_distill's (in {_folder()}) and none of detectron2's "
             "model zoo"
         ) from None
+
+
+def is_installed(path: str) -> bool:
+    """Whether a config is one of those that came with det_distill or detectron2."""
+    import detectron2
+
+    folders = (_folder(), Path(detectron2.__file__).parent)
+    return any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
 def published_weights(name: str) -> str:

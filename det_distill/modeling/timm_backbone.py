@@ -21,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..files import checked_address, load_model_file
 from .fpn import build_fpn
 
 FEATURE_STRIDES = {"stem": 2, "res1": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -217,17 +218,10 @@ def _plain(key: str) -> str:
 
 def _load_body(body: nn.Module, name: str, file: str) -> None:
     """Copy every tensor of ``body`` from a weights file, strictly."""
-    path = PathManager.get_local_path(file)
+    path = PathManager.get_local_path(checked_address(file))
     if not Path(path).is_file():
         raise FileNotFoundError(f"pretrained_file '{file}' of timm model '{name}' does not exist.")
-    stored: Any
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        stored = load_file(path)
-    else:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    by_name = {_plain(key): value for key, value in stored.get("model", stored).items()}
+    by_name = {_plain(key): value for key, value in load_model_file(path)["model"].items()}
     own = body.state_dict()
     missing = [k for k in own if _plain(k) not in by_name]
     misfit = [k for k in own if k not in missing and by_name[_plain(k)].shape != own[k].shape]

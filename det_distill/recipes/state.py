@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +13,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from ..files import FileError, load_json, replace_text
+
 __all__ = ["StepState", "exclusive", "fingerprint", "move_aside", "read_state", "write_state"]
+
+logger = logging.getLogger(__name__)
 
 _FILE = "recipe_step.json"
 _NO_INFLUENCE = {"OUTPUT_DIR": "", "PROGRESS_BAR": "", "MODEL.DEVICE": ""}
@@ -62,7 +66,7 @@ def read_state(folder: Path) -> StepState | None:
         FileExistsError: there are files but no note, so no recipe made them.
     """
     if (folder / _FILE).is_file():
-        return StepState(**json.loads((folder / _FILE).read_text()))
+        return _read(folder / _FILE)
     if folder.exists() and any(not f.name.startswith(_FILE) for f in folder.iterdir()):
         raise FileExistsError(
             f"{folder} holds files that no recipe made: remove it, or choose another folder with --output"
@@ -70,12 +74,18 @@ def read_state(folder: Path) -> StepState | None:
     return None
 
 
+def _read(file: Path) -> StepState:
+    try:
+        return StepState(**load_json(file))
+    except (FileError, TypeError) as error:
+        logger.warning("the note %s cannot be read, so its step is done again: %s", file, error)
+        return StepState(fingerprint="")
+
+
 def write_state(folder: Path, state: StepState) -> None:
     """Write the note, atomically; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{_FILE}.partial"
-    temporary.write_text(json.dumps(asdict(state), indent=1))
-    os.replace(temporary, folder / _FILE)
+    replace_text(folder / _FILE, json.dumps(asdict(state), indent=1))
 
 
 def move_aside(folder: Path) -> Path:
