@@ -54,12 +54,17 @@ class Task:
         return int(node) if self.classes_key else None
 
 
+def _average_precision(cfg: CfgNode, name: str) -> DetectionEvaluator:
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return DetectionEvaluator(name, output_dir=folder, count_difficult=cfg.TEST.COUNT_DIFFICULT)
+
+
 def _detection(classes_key: str) -> Task:
     return Task(
         classes_key,
         build_train_loader,
         build_detection_test_loader,
-        lambda cfg, name: DetectionEvaluator(name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference")),
+        _average_precision,
         noise_with_boxes,
         finds_boxes=True,
     )

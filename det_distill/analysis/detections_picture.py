@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.detection_file import read_rows
 from ..evaluation.voc import overlap_of_rows
 from .figures import new_figure, save_figure
 
@@ -137,11 +137,10 @@ def read_detections(file: str | Path, records: Sequence[Mapping[str, Any]]) -> l
 
     Raises:
         FileNotFoundError: the run was never evaluated.
+        ValueError: the file is not JSON, was cut short, or holds something else.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"{file} does not exist: evaluate the run (tools/train_net.py --eval-only)")
     rows: dict[Any, list[list[float]]] = {record["image_id"]: [] for record in records}
-    for item in json.loads(Path(file).read_text()):
+    for item in read_rows(file):
         if item["image_id"] in rows:
             x, y, width, height = item["bbox"]
             rows[item["image_id"]].append([x, y, x + width, y + height, item["score"], item["category_id"]])

@@ -4,6 +4,8 @@ Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and https://
 hotcoco does the work where it is installed, else pycocotools; their numbers are the same.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import io
@@ -27,9 +29,11 @@ class CocoPrecision:
         table: (T, R, C, A) precision at T = 10 overlaps (0.50, 0.55, ..., 0.95), R = 101 recalls, C classes
             and A = 4 areas (all, small below 32^2, medium, large from 96^2 square pixels); -1 where no object
             counts.
+        library: "hotcoco" or "pycocotools", whichever computed it.
     """
 
     table: np.ndarray
+    library: str = ""
 
     def average(self, *, overlap: int | None = None, area: str = "", category: int | None = None) -> float:
         """Average precision as a fraction of 1; NaN where no object counts.
@@ -61,28 +65,36 @@ def coco_average_precision(
         backend: "hotcoco" or "pycocotools"; None: the first that is installed.
 
     Raises:
-        ImportError: hotcoco is asked for and is not there.
+        ValueError: a backend that is neither.
+        ImportError: the backend that is asked for is not there, or none is; says what to install.
     """
-    hotcoco = _find_hotcoco() if backend in (None, "hotcoco") else None
     images = [{"id": index, "width": int(w), "height": int(h)} for index, (w, h) in enumerate(truth.sizes)]
     categories = [{"id": index, "name": str(index)} for index in range(num_classes)]
-    if backend == "hotcoco" and hotcoco is None:
+    name, module = _library(backend)
+    build = _hotcoco if name == "hotcoco" else _pycocotools
+    return CocoPrecision(_precision(build(module, detections, truth, images, categories)), name)
+
+
+def _library(backend: str | None) -> tuple[str, Any]:
+    """The name of a library that is installed, and its module."""
+    if backend not in (None, "hotcoco", "pycocotools"):
+        raise ValueError(f"the backend {backend!r} of COCO evaluation is unknown: hotcoco or pycocotools")
+    hotcoco = None if backend == "pycocotools" else _imported("hotcoco")
+    if hotcoco is not None and hasattr(hotcoco.COCO, "from_arrays"):  # before 1.3: takes no columns
+        return "hotcoco", hotcoco
+    if backend == "hotcoco":
         raise ImportError("hotcoco 1.3 or newer is not installed: pip install 'hotcoco>=1.3'.")
-    evaluation = (
-        _hotcoco(hotcoco, detections, truth, images, categories)
-        if hotcoco
-        else _pycocotools(detections, truth, images, categories)
-    )
-    return CocoPrecision(_precision(evaluation))
+    if (pycocotools := _imported("pycocotools.coco")) is None:
+        raise ImportError("COCO evaluation needs hotcoco or pycocotools: pip install 'hotcoco>=1.3'.")
+    return "pycocotools", pycocotools
 
 
-def _find_hotcoco() -> Any:
-    """The module, or None if it is absent or too old to take columns."""
+def _imported(name: str) -> Any:
+    """The module, or None if it is not installed."""
     try:
-        module = importlib.import_module("hotcoco")
+        return importlib.import_module(name)
     except ImportError:
         return None
-    return module if hasattr(module.COCO, "from_arrays") else None
 
 
 def _hotcoco(
@@ -99,7 +111,9 @@ def _hotcoco(
     return module.COCOeval(objects, objects.load_res(found), "bbox")
 
 
-def _pycocotools(detections: Detections, truth: GroundTruth, images: list[Row], categories: list[Row]) -> Any:
+def _pycocotools(
+    module: Any, detections: Detections, truth: GroundTruth, images: list[Row], categories: list[Row]
+) -> Any:
     """pycocotools' evaluation object, not yet run."""
     objects = _rows(truth.image, truth.category, truth.box, area=truth.area, iscrowd=truth.crowd.astype(int))
     sides = _corner_and_sides(detections.box)
@@ -111,7 +125,7 @@ def _pycocotools(detections: Detections, truth: GroundTruth, images: list[Row], 
         iscrowd=np.zeros(len(detections), dtype=int),
         score=detections.score,
     )
-    apis = [_pycocotools_api(images, categories, rows) for rows in (objects, found)]
+    apis = [_pycocotools_api(module, images, categories, rows) for rows in (objects, found)]
     return importlib.import_module("pycocotools.cocoeval").COCOeval(*apis, "bbox")
 
 
@@ -131,8 +145,8 @@ def _rows(image: np.ndarray, category: np.ndarray, box: np.ndarray, **columns: n
     return [{"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(rows, start=1)]
 
 
-def _pycocotools_api(images: list[Row], categories: list[Row], annotations: list[Row]) -> Any:
-    api = importlib.import_module("pycocotools.coco").COCO()
+def _pycocotools_api(module: Any, images: list[Row], categories: list[Row], annotations: list[Row]) -> Any:
+    api = module.COCO()
     api.dataset = {"images": images, "categories": categories, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()

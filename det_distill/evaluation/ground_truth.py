@@ -1,5 +1,6 @@
 """The dicts that a registered dataset is evaluated against."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def evaluation_dicts(name: str) -> list[dict[str, Any]]:
     """A dataset's dicts with everything that evaluation needs.
 
     * VOC folders: objects marked difficult are there and flagged, whatever training does with them; for the
-      built-in voc_* names, whose dicts lack the flag, the XML files are read again.
+      built-in voc_* names, whose dicts lack the flag, the XML files are read again, once per process.
     * COCO files: each object has the area of its annotation, which COCO rules sort it by.  The built-in names
       are read again for it.
     * other datasets: their dicts as they are.
@@ -31,9 +32,14 @@ def evaluation_dicts(name: str) -> list[dict[str, Any]]:
     if isinstance(registered, LoadedOnce):
         source = registered.source
         if isinstance(source, VocFolder) and source.difficult == "skip":
-            return load_voc(source.root, source.split, source.classes)
+            return _with_difficult(source.root, source.split, source.classes)
     elif metadata.get("evaluator_type") == "pascal_voc":
-        return load_voc(Path(metadata.dirname), metadata.split, metadata.thing_classes)
+        return _with_difficult(Path(metadata.dirname), metadata.split, tuple(metadata.thing_classes))
     elif metadata.get("evaluator_type") == "coco" and metadata.get("image_root"):
         return load_coco_json(metadata.json_file, metadata.image_root, name, extra_annotation_keys=["area"])
     return DatasetCatalog.get(name)
+
+
+@lru_cache(maxsize=4)
+def _with_difficult(root: Path, split: str, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    return load_voc(root, split, classes)

@@ -8,11 +8,29 @@ xmax - xmin + 1.  detectron2's boxes are x0 = xmin - 1, x1 = xmax, so the devkit
 intersection over union of these: nothing is added to a side here.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from det_distill.evaluation.columns import Detections, GroundTruth
+from det_distill.evaluation.overlaps import best_objects, overlap_of_rows
+
+__all__ = [
+    "OVERLAPS",
+    "VocPrecision",
+    "area_under_envelope",
+    "eleven_point_mean",
+    "overlap_of_rows",
+    "recall_and_precision",
+    "voc_average_precision",
+]
+
+OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
+"""0.50, 0.55, ..., 0.95: the ten overlaps of COCO's AP, which detectron2 takes for VOC data too."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +38,21 @@ class VocPrecision:
     """Average precision per class, as fractions of 1; NaN for a class without an object that counts.
 
     Attributes:
-        area: (C,) area under the precision envelope, the rule since 2010.
-        eleven_point: (C,) mean envelope at recall 0, 0.1, ..., 1, the rule of 2007.
+        area: (C,), or (T, C) for T overlaps: area under the precision envelope, the rule since 2010.
+        eleven_point: the same shape: mean envelope at recall 0, 0.1, ..., 1, the rule of 2007.
     """
 
-    area: np.ndarray
-    eleven_point: np.ndarray
+    area: NDArray[np.float64]
+    eleven_point: NDArray[np.float64]
 
 
 def voc_average_precision(
-    detections: Detections, truth: GroundTruth, num_classes: int, *, iou: float = 0.5
+    detections: Detections,
+    truth: GroundTruth,
+    num_classes: int,
+    *,
+    iou: float | Sequence[float] = 0.5,
+    count_difficult: bool = False,
 ) -> VocPrecision:
     """Average precision of every class by VOC rules.
 
@@ -39,30 +62,42 @@ def voc_average_precision(
     it is the first on this object, wrong if it is a later one.  Otherwise it is wrong.  Recall is divided by
     the number of objects that are neither difficult nor crowd.
 
+    Overlaps are computed once, whatever the number of thresholds; memory grows with the number of detections
+    plus that of objects, not with that of their pairs (`best_objects`).
+
     Args:
         detections: any order.
         truth: the objects.
         num_classes: C; class ids are 0 to C - 1.
-        iou: the overlap that a detection must exceed.
+        iou: the overlap that a detection must exceed, or T of them (`OVERLAPS`).
+        count_difficult: difficult objects are ordinary ones, as in some papers.
 
     Returns:
-        Two (C,) arrays; 0 for a class with objects and no detection.
+        (C,) arrays for one overlap, (T, C) for a sequence; 0 for a class with objects and no detection.
     """
-    order = np.argsort(-detections.score, kind="stable")
-    category = detections.category[order]
-    ignored = truth.difficult | truth.crowd
-    right, counted = _match(_sorted(detections, order), truth, ignored, iou)
+    order = np.lexsort((-detections.score, detections.category))
+    detections = _sorted(detections, order)
+    best, overlap = best_objects(detections, truth)
+    ignored = truth.crowd if count_difficult else truth.crowd | truth.difficult
     objects = np.bincount(truth.category[~ignored], minlength=num_classes)
-    area, eleven = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
-    for index in np.flatnonzero(objects):
-        chosen = (category == index) & counted
-        recall, precision = recall_and_precision(right[chosen], int(objects[index]))
-        area[index] = area_under_envelope(recall, precision)
-        eleven[index] = eleven_point_mean(recall, precision)
-    return VocPrecision(area, eleven)
+    bounds = np.searchsorted(detections.category, np.arange(num_classes + 1))
+    thresholds = np.atleast_1d(np.asarray(iou, dtype=np.float64))
+    area, eleven = (np.full((len(thresholds), num_classes), np.nan) for _ in range(2))
+    for row, threshold in enumerate(thresholds):
+        right, counted = _judge(best, overlap > threshold, ignored)
+        for index in np.flatnonzero(objects):
+            of_class = slice(bounds[index], bounds[index + 1])
+            judged = right[of_class][counted[of_class]]
+            recall, precision = recall_and_precision(judged, int(objects[index]))
+            area[row, index] = area_under_envelope(recall, precision)
+            eleven[row, index] = eleven_point_mean(recall, precision)
+    shape = (*np.shape(iou), num_classes)
+    return VocPrecision(area.reshape(shape), eleven.reshape(shape))
 
 
-def recall_and_precision(right: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+def recall_and_precision(
+    right: NDArray[np.bool_], objects: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Recall and precision after each detection.
 
     Args:
@@ -76,7 +111,7 @@ def recall_and_precision(right: np.ndarray, objects: int) -> tuple[np.ndarray, n
     return found / objects, found / np.arange(1, len(right) + 1)
 
 
-def area_under_envelope(recall: np.ndarray, precision: np.ndarray) -> float:
+def area_under_envelope(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     """The area under max precision at equal or higher recall, over recall 0 to 1 (VOC 2010 and later).
 
     Args:
@@ -87,7 +122,7 @@ def area_under_envelope(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def eleven_point_mean(recall: np.ndarray, precision: np.ndarray) -> float:
+def eleven_point_mean(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     """The mean over r = 0, 0.1, ..., 1 of the best precision at recall >= r, 0 if there is none (VOC 2007).
 
     Args:
@@ -99,64 +134,26 @@ def eleven_point_mean(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.mean(envelope[np.searchsorted(recall, np.arange(0.0, 1.1, 0.1))]))
 
 
-def _sorted(detections: Detections, order: np.ndarray) -> Detections:
+def _sorted(detections: Detections, order: NDArray[np.int64]) -> Detections:
     return Detections(
         detections.image[order], detections.category[order], detections.box[order], detections.score[order]
     )
 
 
-def _match(
-    detections: Detections, truth: GroundTruth, ignored: np.ndarray, iou: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections (by descending score) are right, and which count at all: two (N,) bool arrays."""
-    best, overlap = _best_objects(detections, truth)
-    hit = overlap > iou
-    counted = np.ones(len(detections), dtype=bool)
+def _judge(
+    best: NDArray[np.int64], hit: NDArray[np.bool_], ignored: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which detections (by descending score) are right, and which count at all: two (N,) bool arrays.
+
+    Args:
+        best: (N,) the object that each overlaps most.
+        hit: (N,) whether it overlaps that by enough.
+        ignored: per object, whether VOC rules pass over it.
+    """
+    counted = np.ones(len(best), dtype=bool)
     counted[hit] = ~ignored[best[hit]]
-    right = np.zeros(len(detections), dtype=bool)
+    right = np.zeros(len(best), dtype=bool)
     rows = np.flatnonzero(hit & counted)
     _, first = np.unique(best[rows], return_index=True)
     right[rows[first]] = True
     return right, counted
-
-
-def _best_objects(detections: Detections, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
-    """Per detection, the object of its image and class that it overlaps most (the first of equals).
-
-    Returns:
-        (N,) the object's row in `truth` and (N,) the overlap; -1 and 0 where there is no such object.
-    """
-    detection, candidate = _pairs(detections, truth)
-    overlap = overlap_of_rows(detections.box[detection], truth.box[candidate])
-    best = np.full(len(detections), -1, dtype=np.int64)
-    best_overlap = np.zeros(len(detections))
-    if len(detection):
-        starts = np.flatnonzero(np.diff(detection, prepend=-1))
-        largest = np.maximum.reduceat(overlap, starts)
-        lengths = np.diff(starts, append=len(detection))
-        is_largest = np.flatnonzero(overlap == np.repeat(largest, lengths))
-        rows, first = np.unique(detection[is_largest], return_index=True)
-        best[rows], best_overlap[rows] = candidate[is_largest[first]], largest
-    return best, best_overlap
-
-
-def _pairs(detections: Detections, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
-    """All (detection, object) pairs of equal image and class, grouped by ascending detection."""
-    classes = 1 + max(truth.category.max(initial=0), detections.category.max(initial=0))
-    wanted = detections.image * classes + detections.category
-    present = truth.image * classes + truth.category
-    order = np.argsort(present, kind="stable")
-    begin = np.searchsorted(present[order], wanted, side="left")
-    count = np.searchsorted(present[order], wanted, side="right") - begin
-    detection = np.repeat(np.arange(len(detections)), count)
-    within = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
-    return detection, order[np.repeat(begin, count) + within]
-
-
-def overlap_of_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of (P, 4) boxes, row by row; 0 where the union is empty."""
-    low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
-    common = np.prod(np.clip(high - low, 0.0, None), axis=1)
-    areas = [np.prod(box[:, 2:] - box[:, :2], axis=1) for box in (first, second)]
-    union = areas[0] + areas[1] - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +78,25 @@ def test_both_libraries_give_the_same_table(seed):
     found, truth = random_scene(seed, images=20)
     tables = [coco_average_precision(found, truth, 4, backend=name).table for name in BACKENDS]
     assert tables[0].shape == (10, 101, 4, 4)
-    np.testing.assert_array_equal(*tables)
+    np.testing.assert_allclose(*tables, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("found", "truth"),
+    [
+        (detections(), objects((0, 0, A), images=3)),
+        (detections((2, 0, 0.9, A), (2, 1, 0.5, B)), objects((0, 0, A), images=3)),
+        (detections((0, 0, 0.9, A), (1, 0, 0.8, A)), objects((0, 0, B, {"crowd": 1}), (1, 0, A))),
+        (detections((0, 0, 0.5, A), (0, 0, 0.5, A), (0, 0, 0.5, B)), objects((0, 0, A), (0, 0, B))),
+        (detections((0, 1, 0.9, A)), objects((0, 1, A, {"crowd": 1}))),
+        (detections((0, 0, 0.9, (5, 5, 5, 9))), objects((0, 0, A))),
+    ],
+    ids=["nothing found", "images without objects", "crowds", "ties", "only a crowd", "a box without area"],
+)
+def test_both_libraries_give_the_same_table_in_rare_cases(found, truth):
+    pytest.importorskip("hotcoco")
+    tables = [coco_average_precision(found, truth, 2, backend=name).table for name in BACKENDS]
+    np.testing.assert_allclose(*tables, rtol=0, atol=1e-9)
 
 
 def test_more_than_a_hundred_detections_of_an_image_are_cut_to_the_best(backend):
@@ -94,3 +113,21 @@ def test_without_hotcoco_pycocotools_does_the_work(monkeypatch):
     assert coco_average_precision(found, truth, 1).average() == pytest.approx(1)
     with pytest.raises(ImportError, match=r"hotcoco 1\.3 or newer is not installed"):
         coco_average_precision(found, truth, 1, backend="hotcoco")
+
+
+def test_a_hotcoco_that_takes_no_columns_is_left_aside(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hotcoco", SimpleNamespace(COCO=object))
+    precision = coco_average_precision(detections((0, 0, 0.9, A)), objects((0, 0, A)), 1)
+    assert precision.library == "pycocotools" and precision.average() == pytest.approx(1)
+
+
+def test_without_any_library_a_sentence_says_what_to_install(monkeypatch):
+    for name in ("hotcoco", "pycocotools.coco"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="needs hotcoco or pycocotools: pip install"):
+        coco_average_precision(detections(), objects((0, 0, A)), 1)
+
+
+def test_an_unknown_library_is_an_error():
+    with pytest.raises(ValueError, match="'cocoapi' of COCO evaluation is unknown: hotcoco or pycocotools"):
+        coco_average_precision(detections(), objects((0, 0, A)), 1, backend="cocoapi")

@@ -3,77 +3,21 @@
 import json
 import logging
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
-from detectron2.evaluation import COCOEvaluator, print_csv_format
-from detectron2.structures import Boxes, Instances
-from PIL import Image
+from detectron2.data.datasets import register_pascal_voc
+from detectron2.evaluation import print_csv_format
+from pets import PETS, found, process_truth, voc_folder
 
-from det_distill.data import register_coco, register_voc
+from det_distill.config import get_cfg
+from det_distill.data import register_voc
 from det_distill.evaluation import DetectionEvaluator, detection
+from det_distill.tasks import TASKS
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AP-cat", "AP50-cat", "AP-dog", "AP50-dog"]
-
-
-@pytest.fixture(autouse=True)
-def forget_datasets():
-    known = [set(catalog) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), known, strict=True):
-        for name in set(catalog) - names:
-            catalog.pop(name)
-
-
-def voc_folder(root: Path, annotations: dict[str, list[tuple]]) -> Path:
-    """Images of 200x150; objects (class, difficult, xmin, ymin, xmax, ymax) by image name."""
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (root / folder).mkdir(parents=True)
-    (root / "ImageSets/Main/test.txt").write_text("\n".join(annotations))
-    for image, entries in annotations.items():
-        text = "<annotation><size><width>200</width><height>150</height></size>"
-        for name, difficult, *corners in entries:
-            sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
-            box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
-            flags = f"<name>{name}</name><difficult>{difficult}</difficult>"
-            text += f"<object>{flags}<bndbox>{box}</bndbox></object>"
-        (root / f"Annotations/{image}.xml").write_text(text + "</annotation>")
-        Image.new("RGB", (200, 150)).save(root / f"JPEGImages/{image}.jpg")
-    return root
-
-
-PETS = {
-    "a": [("cat", 0, 11, 11, 40, 50), ("dog", 1, 61, 61, 100, 100)],
-    "b": [("dog", 0, 1, 1, 20, 20), ("cat", 0, 101, 21, 200, 150)],
-}
-
-
-@pytest.fixture
-def pets(tmp_path: Path) -> str:
-    register_voc("pets", voc_folder(tmp_path / "pets", PETS), "test")
-    return "pets"
-
-
-def found(boxes, scores, classes):
-    instances = Instances((150, 200))
-    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    instances.scores = torch.tensor(scores, dtype=torch.float32)
-    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    return [{"instances": instances}]
-
-
-def process_truth(evaluator, name, keep=lambda entry: True):
-    """Give an evaluator the dataset's own boxes as detections."""
-    for record in DatasetCatalog.get(name):
-        entries = [entry for entry in record["annotations"] if keep(entry)]
-        boxes = [entry["bbox"] for entry in entries]
-        evaluator.process(
-            [record], found(boxes, [0.9] * len(boxes), [entry["category_id"] for entry in entries])
-        )
+VOC_MEANS = ["AP", "AP50", "AP75", "AP-11point", "AP50-11point", "AP75-11point"]
+VOC_KEYS = ["AP-{}", "AP50-{}", "AP75-{}", "AP50-11point-{}"]
 
 
 def test_the_truth_as_detections_gives_100_by_both_rules(pets):
@@ -81,7 +25,8 @@ def test_the_truth_as_detections_gives_100_by_both_rules(pets):
     process_truth(evaluator, pets)
     results = evaluator.evaluate()
     assert list(results["bbox"]) == KEYS
-    assert list(results["voc"]) == ["AP50", "AP50-11point", "AP50-cat", "AP50-dog"]
+    per_class = [key.format(name) for name in ("cat", "dog") for key in VOC_KEYS]
+    assert list(results["voc"]) == [*VOC_MEANS, *per_class]
     assert results["voc"] == pytest.approx(dict.fromkeys(results["voc"], 100))
     assert results["bbox"] == pytest.approx(dict.fromkeys(KEYS, 100))
 
@@ -93,6 +38,55 @@ def test_difficult_objects_count_by_coco_rules_and_not_by_voc_rules(pets):
     # One of two dogs: 51 of the 101 recalls.
     assert results["bbox"]["AP50-dog"] == pytest.approx(100 * 51 / 101)
     assert results["voc"]["AP50-dog"] == 100
+
+
+def test_difficult_objects_count_by_voc_rules_on_request(pets):
+    evaluator = DetectionEvaluator(pets, count_difficult=True)
+    process_truth(evaluator, pets, keep=lambda entry: not entry["difficult"])
+    # One of two dogs: half of the area; six of eleven recalls.
+    results = evaluator.evaluate()["voc"]
+    assert (results["AP50-dog"], results["AP50-cat"]) == (50, 100)
+    assert results["AP50-11point-dog"] == pytest.approx(100 * 6 / 11)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_the_config_says_whether_difficult_objects_count(pets, counted):
+    cfg = get_cfg()
+    assert cfg.TEST.COUNT_DIFFICULT is False
+    cfg.TEST.COUNT_DIFFICULT, cfg.OUTPUT_DIR = counted, ""
+    evaluator = TASKS["GeneralizedRCNN"].evaluator(cfg, pets)
+    evaluator._output_dir = None
+    process_truth(evaluator, pets, keep=lambda entry: not entry["difficult"])
+    assert evaluator.evaluate()["voc"]["AP50-dog"] == (50 if counted else 100)
+
+
+def test_each_overlap_has_its_own_precision_by_voc_rules(pets):
+    evaluator = DetectionEvaluator(pets)
+    # the cat of "a" is 30 x 40 pixels; found 30 x 29: an overlap of 0.725, above five of the ten thresholds
+    evaluator.process([{"image_id": "a"}], found([[10, 10, 40, 39]], [0.9], [0]))
+    evaluator.process([{"image_id": "b"}], found([[0, 0, 20, 20]], [0.9], [1]))
+    results = evaluator.evaluate()["voc"]
+    assert (results["AP50-cat"], results["AP75-cat"], results["AP-cat"]) == (50, 0, 25)
+    assert (results["AP50"], results["AP75"], results["AP"]) == (75, 50, 62.5)
+    eleven = [results[f"{key}-11point"] for key in ("AP50", "AP75", "AP")]
+    assert eleven == pytest.approx([50 + 300 / 11, 50, 50 + 150 / 11])
+
+
+def test_one_table_shows_both_rules_side_by_side(pets, caplog):
+    evaluator = DetectionEvaluator(pets)
+    process_truth(evaluator, pets, keep=lambda entry: not entry["difficult"])
+    with caplog.at_level(logging.INFO, "det_distill"):
+        evaluator.evaluate()
+    (table,) = (record.message for record in caplog.records if "VOC rules" in record.message)
+    *texts, heads, cats, dogs, mean = table.strip().splitlines()
+    assert "pets: average precision in percent on 2 images" in texts[0]
+    assert "VOC rules ignore objects marked difficult, COCO rules count them" in texts[1]
+    by_voc = ["AP50", "11-point", "AP50", "AP75", "AP"]
+    assert heads.split() == ["class", "objects", "difficult", "|", *by_voc, "|", "AP50", "AP75", "AP"]
+    assert cats.split() == ["cat", "2", "0", "|", *["100.00"] * 4, "|", *["100.00"] * 3]
+    assert dogs.split() == ["dog", "2", "1", "|", *["100.00"] * 4, "|", *["50.50"] * 3]
+    assert mean.split() == ["mean", "4", "1", "|", *["100.00"] * 4, "|", *["75.25"] * 3]
+    assert len({len(line) for line in (heads, cats, dogs, mean)}) == 1
 
 
 def test_difficult_objects_skipped_in_training_are_still_ignored_in_evaluation(tmp_path):
@@ -126,6 +120,36 @@ def test_a_class_without_objects_is_nan_and_outside_the_mean(tmp_path):
     )
     assert math.isnan(results["bbox"]["AP-cow"])
     assert math.isnan(results["voc"]["AP50-cow"])
+
+
+def test_detections_on_images_without_objects_are_wrong(tmp_path):
+    register_voc("pets", voc_folder(tmp_path / "pets", {"none": [], **PETS, "nothing": []}), "test")
+    for score, expected in ((0.8, 100), (1.0, 2 / 3 * 100)):  # below and above the two cats that are found
+        evaluator = DetectionEvaluator("pets")
+        process_truth(evaluator, "pets")
+        evaluator.process([{"image_id": "nothing"}], found([[0, 0, 9, 9]], [score], [0]))
+        assert evaluator.evaluate()["voc"]["AP50-cat"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ids", [(7, -1), ("x y/é", ""), ((1, "a"), None), (3, "3"), (2**70, 0.5)])
+def test_image_ids_may_be_anything_that_hashes(ids, tmp_path):
+    entry = {"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 0}
+    dicts = [{"image_id": i, "width": 20, "height": 20, "annotations": [entry]} for i in ids]
+    DatasetCatalog.register("any_ids", lambda: dicts)
+    MetadataCatalog.get("any_ids").thing_classes = ["thing"]
+    evaluator = DetectionEvaluator("any_ids", output_dir=tmp_path)
+    process_truth(evaluator, "any_ids")
+    results = evaluator.evaluate()
+    assert results["voc"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 2
+
+
+def test_two_images_of_the_same_id_are_an_error():
+    dicts = [{"image_id": i, "width": 20, "height": 20, "annotations": []} for i in (1, 2, 1)]
+    DatasetCatalog.register("twice", lambda: dicts)
+    MetadataCatalog.get("twice").thing_classes = ["thing"]
+    with pytest.raises(ValueError, match="'twice' has two images with the id 1"):
+        DetectionEvaluator("twice")
 
 
 def test_detectron2_prints_the_results(pets, caplog):
@@ -187,70 +211,3 @@ def test_a_built_in_voc_name_gets_its_difficult_flags_from_the_files(tmp_path):
     results = evaluator.evaluate()
     assert results["voc"]["AP50"] == 100
     assert results["bbox"]["AP50-dog"] == pytest.approx(100 * 51 / 101)
-
-
-@pytest.fixture
-def coco_files(tmp_path: Path) -> tuple[Path, Path]:
-    """Eight images with random objects, crowds, areas smaller than their boxes, and category ids 3 and 7."""
-    generator = np.random.default_rng(0)
-    images, annotations = [], []
-    for number in range(10, 18):
-        images.append({"id": number, "file_name": f"{number}.jpg", "width": 200, "height": 150})
-        Image.new("RGB", (200, 150)).save(tmp_path / f"{number}.jpg")
-        for _ in range(generator.integers(1, 6)):
-            box = [*generator.integers(0, 90, 2).tolist(), *generator.integers(8, 60, 2).tolist()]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": int(generator.choice([3, 7])),
-                    "bbox": box,
-                    "area": box[2] * box[3] * float(generator.uniform(0.3, 1)),
-                    "iscrowd": int(generator.random() < 0.15),
-                }
-            )
-    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return path, tmp_path
-
-
-def process_near_misses(evaluators, name):
-    generator = np.random.default_rng(1)
-    for record in DatasetCatalog.get(name):
-        boxes, classes = [], []
-        for entry in record["annotations"] * 2:
-            x, y, width, height = entry["bbox"]
-            boxes.append(np.array([x, y, x + width, y + height]) + generator.normal(0, 3, 4))
-            classes.append(entry["category_id"] if generator.random() < 0.9 else 0)
-        outputs = found(np.array(boxes), generator.random(len(boxes)), classes)
-        for evaluator in evaluators:
-            evaluator.process([record], outputs)
-
-
-def register_like_a_built_in(name, json_file, image_root):
-    register_coco_instances(name, {}, str(json_file), str(image_root))
-
-
-@pytest.mark.parametrize("register", [register_coco, register_like_a_built_in])
-def test_a_coco_file_gives_detectron2s_numbers(coco_files, tmp_path, register):
-    register("ours", *coco_files)
-    DatasetCatalog.get("ours")
-    evaluators = [
-        DetectionEvaluator("ours", output_dir=tmp_path / "ours"),
-        COCOEvaluator("ours", distributed=False, output_dir=str(tmp_path / "theirs"), use_fast_impl=False),
-    ]
-    evaluators[1].reset()
-    process_near_misses(evaluators, "ours")
-    ours, theirs = (evaluator.evaluate()["bbox"] for evaluator in evaluators)
-    assert 20 < ours["AP"] < 90
-    for key, expected in theirs.items():
-        assert ours[key] == pytest.approx(expected, abs=1e-9, nan_ok=True), key
-    rows = [
-        json.loads((tmp_path / side / "coco_instances_results.json").read_text())
-        for side in ("ours", "theirs")
-    ]
-    assert [(row["image_id"], row["category_id"]) for row in rows[0]] == [
-        (row["image_id"], row["category_id"]) for row in rows[1]
-    ]
-    np.testing.assert_allclose([row["bbox"] for row in rows[0]], [row["bbox"] for row in rows[1]], atol=1e-4)

@@ -7,7 +7,9 @@ import pytest
 from box_columns import detections, objects, random_scene
 from detectron2.evaluation import pascal_voc_evaluation as upstream
 
-from det_distill.evaluation import voc_average_precision
+from det_distill.evaluation import voc, voc_average_precision
+from det_distill.evaluation.overlaps import best_objects
+from det_distill.evaluation.voc import OVERLAPS
 
 A, B = (0, 0, 10, 10), (50, 50, 70, 70)
 
@@ -61,6 +63,27 @@ def test_ignored_objects_count_neither_as_objects_nor_for_their_detections(flag)
     truth = objects((0, 0, A, {flag: 1}), (0, 0, B))
     found = detections((0, 0, 0.9, A), (0, 0, 0.8, A), (0, 0, 0.7, B))
     assert average(found, truth) == (1, 1)
+
+
+def test_difficult_objects_count_on_request_and_crowds_do_not():
+    truth = objects((0, 0, A, {"difficult": 1}), (0, 0, B, {"crowd": 1}), (1, 0, A))
+    found = detections((0, 0, 0.9, A), (0, 0, 0.8, A), (0, 0, 0.7, B))
+    # Ignored: nothing counts and nothing is found. Counted: right, wrong (duplicate), ignored; one of two objects.
+    assert average(found, truth)[0] == 0
+    assert average(found, truth, count_difficult=True)[0] == pytest.approx(1 / 2)
+
+
+def test_several_overlaps_at_once_give_what_each_gives_alone_and_pairs_are_compared_once(monkeypatch):
+    found, truth = random_scene(3, images=30)
+    calls = []
+    monkeypatch.setattr(voc, "best_objects", lambda *sides: calls.append(1) or best_objects(*sides))
+    together = voc_average_precision(found, truth, 4, iou=OVERLAPS)
+    assert calls == [1] and together.area.shape == together.eleven_point.shape == (10, 4)
+    for row, iou in enumerate(OVERLAPS):
+        alone = voc_average_precision(found, truth, 4, iou=iou)
+        np.testing.assert_array_equal(together.area[row], alone.area)
+        np.testing.assert_array_equal(together.eleven_point[row], alone.eleven_point)
+    assert together.area[0, 0] > together.area[5, 0] > together.area[9, 0]
 
 
 def test_a_class_with_only_ignored_objects_has_no_precision():
