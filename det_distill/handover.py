@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,15 +32,21 @@ _COUNTER = (
 )
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module, classes: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a checkpoint says of its network (of a distilled one: the student) beside the tensors.
 
-    ``architecture``, the name of its class; ``classifier``, whether it is an `ImageClassifier`; and, of a model that
-    has them, ``input_format``, ``pixel_mean``, ``pixel_std`` and ``convolutions``, the backbone's by their paths in it,
-    see `convolutions_of`. Texts, truth values, numbers, lists and dicts only, so ``weights_only`` loading reads it.
+    ``architecture``, the name of its class; ``classifier``, whether it is an `ImageClassifier`; ``classes``, the names
+    by index, if they are given; and, of a model that has them, ``input_format``, ``pixel_mean``, ``pixel_std`` and
+    ``convolutions``, the backbone's by their paths in it, see `convolutions_of`. Texts, truth values, numbers, lists
+    and dicts only, so ``weights_only`` loading reads it.
     """
     plain = student_of(model)
-    kind = {"architecture": type(plain).__name__, "classifier": isinstance(plain, ImageClassifier)}
+    kind: dict[str, Any] = {
+        "architecture": type(plain).__name__,
+        "classifier": isinstance(plain, ImageClassifier),
+    }
+    if classes:
+        kind["classes"] = list(classes)
     backbone = getattr(plain, "backbone", None)
     moves = {"convolutions": convolutions_of(backbone)} if isinstance(backbone, nn.Module) else {}
     return {**kind, **pixels_of(plain), **moves}

@@ -7,20 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..checkpoint import StrictCheckpointer
+from ..config import build_student
+from .formats import ExportRequest
+from .plain_config import as_read
 
-__all__ = ["ANY_SIZE", "ExportError", "bottom_up", "check_files"]
+__all__ = [
+    "DoesNotFit",
+    "ExportError",
+    "bottom_up",
+    "check_weights",
+    "largest_difference",
+    "tensors_in",
+    "whole",
+]
 
-ANY_SIZE = (192, 256)
-"""Height and width of images for networks that do not say which they want."""
+Part = Callable[[nn.Module], nn.Module]
 
 
 class ExportError(RuntimeError):
     """A written file did not give back the model that it was written from."""
+
+
+class DoesNotFit(ExportError):
+    """A format cannot hold this network, or something it needs is not there: ``--to all`` goes on without it."""
 
 
 def bottom_up(model: nn.Module) -> nn.Module:
@@ -29,80 +42,62 @@ def bottom_up(model: nn.Module) -> nn.Module:
     return getattr(backbone, "bottom_up", backbone)
 
 
-def _whole(model: nn.Module) -> nn.Module:
+def whole(model: nn.Module) -> nn.Module:
+    """Return the model."""
     return model
 
 
-_Part = Callable[[nn.Module], nn.Module]
-_BY_ENDS_OF_NAMES = "backbone.pth"
-_READERS: dict[str, tuple[Callable[[Path], Mapping[str, Tensor]], _Part]] = {
-    "student.pth": (lambda path: torch.load(path, weights_only=True)["model"], _whole),
-    "student.safetensors": (load_file, _whole),
-    "backbone.safetensors": (load_file, bottom_up),
-}
-
-
 @torch.no_grad()
-def check_files(
-    folder: Path,
-    model: nn.Module,
-    build: Callable[[], nn.Module],
-    image: Tensor | None = None,
-    size: tuple[int, int] = ANY_SIZE,
-) -> dict[str, float]:
-    """Load each file of weights into a model of its own, strictly, and compare outputs.
+def check_weights(
+    request: ExportRequest, path: Path, load: Callable[[nn.Module, Path], None], part: Part = whole
+) -> float:
+    """Load a file of weights into a new model, built from the written config, and compare outputs bit for bit.
 
-    Compared are the maps of the backbone and the detections, or logits; for ``backbone.safetensors`` and
-    ``backbone.pth`` the maps of `bottom_up`.
+    Compared are, on every image of the request, the maps of the backbone and the detections of any score, or the
+    logits; for a part that is not the whole the maps of that part.
 
     Args:
-        folder: holds the files.
-        model: what they were written from, in eval mode on the CPU.
-        build: returns a new model.
-        image: (C, H, W), 0 to 255; default: noise.
-        size: (H, W) of the noise.
+        request: what was exported.
+        path: the file.
+        load: loads it into the part of a model, strictly.
+        part: what the file holds, of a model.
 
     Returns:
-        File name -> largest absolute difference, which is 0.
+        The largest absolute difference, which is 0.
 
     Raises:
-        ExportError: a file does not load, or outputs differ or are not finite.
+        ExportError: the file does not load, or outputs differ or are not finite.
     """
-    inputs = _inputs(image, (len(model.pixel_mean), *size))  # type: ignore[arg-type]
-    differences = {}
-    parts = {**{name: part for name, (_, part) in _READERS.items()}, _BY_ENDS_OF_NAMES: bottom_up}
-    for name, part in parts.items():
-        fresh = build()
-        try:
-            _load(name, part(fresh), folder / name)
-        except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{name} does not load into a model built from config.yaml: {error}") from error
-        expected, found = (_outputs(m, part(m), inputs) for m in (model, fresh))
-        differences[name] = largest_difference(expected, found)
-        if differences[name] != 0:
-            raise ExportError(
-                f"{name}: the reloaded model's outputs differ by {differences[name]:g} from the exported "
-                "one's (nan: they are not finite), so nothing was written"
-            )
-    return differences
+    original, fresh = _of_any_score(request.cfg), _of_any_score(as_read(request.plain.dump()))
+    original.load_state_dict(request.model.state_dict())
+    try:
+        load(part(fresh), path)
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"{path.name} does not load into a model built from config.yaml: {error}"
+        ) from error
+    found = []
+    for image in request.images:
+        found.append(largest_difference(*(_outputs(m, part(m), image) for m in (original, fresh))))
+    difference = float(torch.tensor(found, dtype=torch.float64).max())  # of which any NaN is NaN
+    if difference != 0:
+        raise ExportError(
+            f"{path.name}: the reloaded model's outputs differ by {difference:g} from the exported one's (nan: they "
+            "are not finite), so nothing was written"
+        )
+    return difference
 
 
-def _load(name: str, part: nn.Module, path: Path) -> None:
-    """Load a file into a part, strictly; ``backbone.pth`` as detectron2 does, below another level of names."""
-    if name == _BY_ENDS_OF_NAMES:
-        StrictCheckpointer(nn.ModuleDict({"backbone": part})).load(str(path))
-    else:
-        part.load_state_dict(_READERS[name][0](path), strict=True)
+def _of_any_score(cfg: CfgNode) -> nn.Module:
+    """A new model that shows every detection, so that there are some to compare."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    return build_student(cfg, "cpu").eval()
 
 
-def _inputs(image: Tensor | None, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    if image is None:
-        noise = torch.Generator().manual_seed(0)
-        image = torch.randint(0, 256, shape, generator=noise, dtype=torch.uint8)
-    return [{"image": image, "height": image.shape[-2], "width": image.shape[-1]}]
-
-
-def _outputs(model: Any, part: Any, inputs: list[dict[str, Any]]) -> list[Tensor]:
+def _outputs(model: Any, part: Any, image: Tensor) -> list[Tensor]:
+    inputs = [{"image": image, "height": image.shape[-2], "width": image.shape[-1]}]
     classifier = hasattr(model, "normalized_images")
     images = model.normalized_images(inputs) if classifier else model.preprocess_image(inputs).tensor
     found = [model.backbone(images), model(inputs)] if part is model else part(images)

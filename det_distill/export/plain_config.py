@@ -13,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from ..classification import ImageClassifier
 from ..config import get_cfg
 
-__all__ = ["needs_det_distill", "plain_config", "read_plain_config"]
+__all__ = ["as_read", "builds", "needs_det_distill", "plain_config", "read_plain_config"]
 
 
 def plain_config(cfg: CfgNode) -> CfgNode:
@@ -83,12 +83,18 @@ def _has_unknown(node: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     )
 
 
-def read_plain_config(path: Path, with_det_distill: bool) -> CfgNode:
-    """Return a written plain config, read as its user does: with detectron2's keys, or det_distill's too.
+def read_plain_config(path: Path) -> CfgNode:
+    """Return a written plain config, see `as_read`."""
+    return as_read(path.read_text())
+
+
+def as_read(text: str) -> CfgNode:
+    """Return the text of a plain config as its user reads it: with detectron2's keys or, where it needs them, ours too.
 
     Raises:
         KeyError: it has keys beyond those.
     """
-    cfg = get_cfg() if with_det_distill else get_detectron2_cfg()
-    cfg.merge_from_file(str(path))
+    found = CfgNode.load_cfg(text)  # which, other than detectron2's merge_from_file, cannot make any object
+    cfg = get_cfg() if needs_det_distill(found) else get_detectron2_cfg()
+    cfg.merge_from_other_cfg(found)
     return cfg

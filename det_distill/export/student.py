@@ -2,127 +2,183 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import detectron2
-import torch
 from detectron2.config import CfgNode
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoint import StrictCheckpointer
+from ..class_names import class_names
 from ..classification import ImageClassifier
 from ..config import build_student
-from ..convolutions import convolutions_of
-from ..handover import NETWORK, describe
-from .check import ANY_SIZE, bottom_up, check_files
+from ..data.problems import DatasetError
+from ..evaluation.cost import model_cost
+from .card import CARD, CardFacts, card, sha256
+from .check import DoesNotFit, ExportError
+from .folder import check_replaceable, files_in, new_folder, write_manifest
+from .formats import DEFAULT_FORMATS, FORMATS, ExportRequest, Written, writer_of
+from .images import first_images, images_to_compare
+from .measured import check_test_data, measure_files
 from .plain_config import needs_det_distill, plain_config, read_plain_config
+from .result import StudentExport
 
-__all__ = ["StudentExport", "export_student"]
+__all__ = ["ALL", "chosen_formats", "export_student"]
 
-_FILES = ("student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth")
+ALL = "all"
+_CARD = "card"
 
 
-@dataclass(frozen=True)
-class StudentExport:
-    """What `export_student` wrote.
-
-    Attributes:
-        folder: holds the files.
-        sizes: file name -> bytes.
-        differences: file name -> largest absolute difference between the outputs of the model and of a new
-            one that was loaded from the file; 0 for every file.
-        needs_det_distill: the student has parts that stock detectron2 lacks.
-        architecture: its ``MODEL.META_ARCHITECTURE``.
-        pixels: key of a config -> value, as the network wants its images: ``INPUT.FORMAT``, ``MODEL.PIXEL_MEAN``,
-            ``MODEL.PIXEL_STD``.
-    """
-
-    folder: Path
-    sizes: dict[str, int]
-    differences: dict[str, float]
-    needs_det_distill: bool
-    architecture: str
-    pixels: dict[str, Any]
+def _quiet(line: str) -> None:
+    """Say nothing."""
 
 
 def export_student(
-    cfg: CfgNode, weights: str, output: str | os.PathLike[str], *, image: Tensor | None = None
+    cfg: CfgNode,
+    weights: str,
+    output: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    images: Sequence[Tensor] = (),
+    evaluate: int | None = None,
+    say: Callable[[str], None] = _quiet,
 ) -> StudentExport:
     """Write the student of a distilled or plain run to a folder.
 
-    * ``student.pth``: a detectron2 checkpoint, ``{"model": ..., "network": ...}`` (see `describe`); no key of its
-      tensors begins with ``distill.``.
-    * ``config.yaml``: the student's config, see `plain_config`; ``MODEL.WEIGHTS`` names ``student.pth``.
-    * ``student.safetensors``: the same tensors.
-    * ``backbone.safetensors``: the backbone alone, by its own key names; below an FPN the bottom-up network
-      alone.
-    * ``backbone.pth``: the same as a start for a detector: stock ``DetectionCheckpointer`` finds the places by the
-      ends of the names, below an FPN or without. Counters of batches are left out: frozen batch normalisation has none.
+    * ``config.yaml``: the student's config, see `plain_config`; ``MODEL.WEIGHTS`` names ``student.pth`` or, if only
+      that is written, ``student.pkl``.
+    * the files of each format of `FORMATS` that is asked for.
+    * ``card.md``: what the student is, for a stranger, see `card`; and ``export.json``: sizes and digests of the files.
 
-    The metadata of the safetensors are texts: ``architecture``, ``backbone``, ``input_format`` (RGB, BGR or L),
-    ``pixel_mean`` and ``pixel_std`` (JSON lists; subtract, then divide; for pixels of 0 to 255), and the
-    versions of ``torch`` and ``detectron2``.
-
-    Every file is loaded into a new model, strictly, whose outputs on one image must be those of the first,
-    bit for bit. The models run on the CPU, with a score threshold of 0 so that there are detections to
-    compare. Teachers are neither built nor loaded. The folder appears when all is written and checked; an
-    earlier export there is replaced.
+    Every file is loaded again, and its outputs on images of several sizes must be those of the student, within the
+    tolerance that the format states. All runs on the CPU. Teachers are neither built nor loaded. The folder appears
+    when all is written and checked; an earlier export there is replaced then, and stays as it was if anything fails.
 
     Args:
         cfg: a run's config, distilled or not.
         weights: its checkpoint: any file or URL that detectron2 loads and that has all of the student.
         output: the folder.
-        image: (C, H, W), 0 to 255, channels as in ``cfg.INPUT.FORMAT``, to compare on; default: noise, for a
-            classifier of the size of its crops.
+        formats: names of `FORMATS`; ``all``: whatever can hold this network; ``card``: no other file.
+        images: (C, H, W), 0 to 255, as in a test and channels as in ``cfg.INPUT.FORMAT``, to compare on; they and
+            smaller ones made from them are taken. Default: the first of ``DATASETS.TEST``; noise if there are none.
+        evaluate: measure the files on so many images of the first of ``DATASETS.TEST``; 0: on all; None: not at all.
+        say: called with a line about each step that takes long.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         FileExistsError: the folder holds something other than an export.
-        ValueError: the checkpoint is not this student's.
-        ExportError: a reloaded model gives other outputs.
+        ValueError: the checkpoint is not this student's; there is no such format; or nothing to evaluate on.
+        ExportError: a reloaded file gives other outputs, or a format cannot hold this network.
+        ImportError: a format needs a package that is not installed.
     """
+    names = chosen_formats(formats)
     folder = Path(output).absolute()
-    _check_replaceable(folder)
+    check_replaceable(folder)
+    if evaluate is not None:
+        check_test_data(cfg)
+    request, source = _request(cfg, weights, images)
+    file = "student.pkl" if "pkl" in names and "pth" not in names else "student.pth"
+    plain = request.plain
+    plain.MODEL.WEIGHTS = str(folder / file)
+    with new_folder(folder) as temporary:
+        (temporary / "config.yaml").write_text(plain.dump())
+        read_plain_config(temporary / "config.yaml")
+        written, left_out = _write(request, temporary, names, ALL in formats, say)
+        measurement = None
+        if evaluate is not None:
+            measurement = measure_files(cfg, request.model, temporary, written, evaluate, say)
+        export = StudentExport(
+            folder,
+            _sizes(temporary),
+            {w.file: w.difference for w in written},
+            needs_det_distill(plain),
+            plain.MODEL.META_ARCHITECTURE,
+            {
+                "INPUT.FORMAT": plain.INPUT.FORMAT,
+                "MODEL.PIXEL_MEAN": list(plain.MODEL.PIXEL_MEAN),
+                "MODEL.PIXEL_STD": list(plain.MODEL.PIXEL_STD),
+            },
+            tuple(written),
+            source,
+            left_out,
+            measurement,
+        )
+        _write_papers(request, weights, export, temporary)
+        sizes = _sizes(temporary)
+    return replace(export, sizes=sizes)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in files_in(folder)}
+
+
+def _write_papers(request: ExportRequest, weights: str, export: StudentExport, folder: Path) -> None:
+    """Write the card and the manifest of all that is in the folder."""
+    image = request.images[0]
+    cost = model_cost(request.model, image.shape[1], image.shape[2], image=image, seconds=0.5)
+    digests = {name: sha256(folder / name) for name in files_in(folder)}
+    facts = CardFacts(request, weights, export, digests, cost)
+    (folder / CARD).write_text(card(facts), encoding="utf-8")
+    write_manifest(folder, export.written, {**digests, CARD: sha256(folder / CARD)})
+
+
+def chosen_formats(names: Sequence[str]) -> list[str]:
+    """Return the formats of a list of names, each once.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    for name in names:
+        if name not in (*FORMATS, ALL, _CARD):
+            raise ValueError(
+                f"there is no export format {name!r}: choose from {', '.join(FORMATS)}, {ALL}, {_CARD}"
+            )
+    return list(FORMATS) if ALL in names else [name for name in dict.fromkeys(names) if name != _CARD]
+
+
+def _request(cfg: CfgNode, weights: str, given: Sequence[Tensor]) -> tuple[ExportRequest, str]:
+    """What the formats get, and what its images are."""
     plain = plain_config(cfg)
     model = _loaded(cfg, weights)
-    plain.MODEL.WEIGHTS = str(folder / "student.pth")
-    temporary = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    temporary.mkdir(parents=True)
-    try:
-        _write(temporary, plain, model)
-        written = read_plain_config(temporary / "config.yaml", needs_det_distill(plain))
-        differences = check_files(temporary, model, lambda: _build(written), image, _size(cfg, model))
-        _replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sizes = {name: (folder / name).stat().st_size for name in _FILES}
-    return StudentExport(
-        folder,
-        sizes,
-        differences,
-        needs_det_distill(plain),
-        plain.MODEL.META_ARCHITECTURE,
-        {
-            "INPUT.FORMAT": plain.INPUT.FORMAT,
-            "MODEL.PIXEL_MEAN": list(plain.MODEL.PIXEL_MEAN),
-            "MODEL.PIXEL_STD": list(plain.MODEL.PIXEL_STD),
-        },
-    )
+    images, source = images_to_compare(cfg, _side(cfg, model), given)
+
+    def calibration(count: int) -> Iterable[Tensor]:
+        try:
+            return list(islice(first_images(cfg, cfg.DATASETS.TRAIN), count))
+        except (DatasetError, OSError) as error:
+            raise DoesNotFit(
+                f"images of DATASETS.TRAIN are needed to measure activations: {error}"
+            ) from error
+
+    return ExportRequest(cfg, plain, model, images, calibration, class_names(cfg)), source
 
 
-def _check_replaceable(folder: Path) -> None:
-    others = sorted(set(os.listdir(folder)) - set(_FILES)) if folder.is_dir() else []
-    if others or (folder.exists() and not folder.is_dir()):
-        raise FileExistsError(
-            f"{folder} exists and is not an earlier export ({', '.join(others[:4]) or 'it is a file'}): "
-            "name a new folder"
-        )
+def _write(
+    request: ExportRequest, folder: Path, names: Sequence[str], forgiving: bool, say: Callable[[str], None]
+) -> tuple[list[Written], dict[str, str]]:
+    """Write the formats; return their files and, if that is forgiven, which ones could not be and why."""
+    written: list[Written] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        say(f"Writing and checking {name} ...")
+        try:
+            found = writer_of(name)(request, folder)
+        except (DoesNotFit, ImportError) as error:
+            if not forgiving:
+                raise
+            left_out[name] = str(error)
+            continue
+        for file in found:
+            if not file.difference <= file.tolerance:
+                raise ExportError(
+                    f"{file.file}: outputs differ by {file.difference:g} from the student's, more than "
+                    f"{file.tolerance:g} (nan: they are not finite), so nothing was written"
+                )
+        written += found
+    return written, left_out
 
 
 def _loaded(cfg: CfgNode, weights: str) -> nn.Module:
@@ -130,7 +186,7 @@ def _loaded(cfg: CfgNode, weights: str) -> nn.Module:
         raise FileNotFoundError(
             f"the checkpoint {weights!r} does not exist: name the student's trained weights"
         )
-    model = _build(cfg)
+    model = build_student(cfg, "cpu").eval()
     try:
         StrictCheckpointer(model).load(weights)
     except ValueError as error:
@@ -141,69 +197,8 @@ def _loaded(cfg: CfgNode, weights: str) -> nn.Module:
     return model
 
 
-def _build(cfg: CfgNode) -> nn.Module:
-    """The student on the CPU, showing detections of any score."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
-    return build_student(cfg, "cpu").eval()
-
-
-def _size(cfg: CfgNode, model: nn.Module) -> tuple[int, int]:
-    """Height and width of images that the network takes: of a classifier its crops, or the one size it is built for."""
-    side = 0
-    if isinstance(model, ImageClassifier):
-        side = cfg.INPUT.CLASSIFICATION.CROP or getattr(model.backbone, "image_size", 0)
-    return (side, side) if side > 0 else ANY_SIZE
-
-
-def _write(folder: Path, plain: CfgNode, model: nn.Module) -> None:
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    described = describe(model)
-    torch.save({"model": state, NETWORK: described}, folder / "student.pth")
-    torch.save(_backbone_checkpoint(model, described), folder / "backbone.pth")
-    (folder / "config.yaml").write_text(plain.dump())
-    metadata = _metadata(plain, model)
-    for name, part in (("student", model), ("backbone", bottom_up(model))):
-        # safetensors refuses tensors that share memory
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in part.state_dict().items()}
-        save_file(tensors, folder / f"{name}.safetensors", metadata={**metadata, "part": name})
-
-
-def _backbone_checkpoint(model: nn.Module, described: dict[str, Any]) -> dict[str, Any]:
-    part = bottom_up(model)
-    state = part.state_dict()
-    return {
-        "model": {k: v.detach().cpu() for k, v in state.items() if not k.endswith("num_batches_tracked")},
-        "matching_heuristics": True,
-        "__author__": "det_distill",
-        NETWORK: {**described, "part": "backbone", "convolutions": convolutions_of(part)},
-    }
-
-
-def _metadata(plain: CfgNode, model: nn.Module) -> dict[str, str]:
-    """What it is, how its images are prepared, and which versions wrote it."""
-    return {
-        "format": "pt",
-        "architecture": plain.MODEL.META_ARCHITECTURE,
-        "backbone": plain.MODEL.BACKBONE.NAME,
-        "backbone_class": type(bottom_up(model)).__name__,
-        "input_format": plain.INPUT.FORMAT,
-        "pixel_mean": json.dumps(list(plain.MODEL.PIXEL_MEAN)),
-        "pixel_std": json.dumps(list(plain.MODEL.PIXEL_STD)),
-        "torch": torch.__version__,
-        "detectron2": getattr(detectron2, "__version__", "unknown"),
-    }
-
-
-def _replace_folder(temporary: Path, folder: Path) -> None:
-    old = folder.parent / f".{folder.name}.old-{os.getpid()}"
-    if folder.exists():
-        folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _side(cfg: CfgNode, model: nn.Module) -> int:
+    """Height and width of the only images that a network takes: of a classifier its crops, or what it is built for."""
+    if not isinstance(model, ImageClassifier):
+        return 0
+    return int(cfg.INPUT.CLASSIFICATION.CROP or getattr(model.backbone, "image_size", 0) or 0)
