@@ -1,0 +1,180 @@
+"""Videos, a frame at a time, in and out: by PyAV, which comes with the extra ``video``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Frame", "VideoReader", "VideoWriter", "need_av"]
+
+_CODECS = ("libx264", "libopenh264", "mpeg4")
+"""What an .mp4 is written with, the first that this PyAV has; every player plays H.264."""
+
+_OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
+
+
+def need_av() -> Any:
+    """Return PyAV.
+
+    Raises:
+        ImportError: it is not installed; says how to install it.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "videos need PyAV, which is not installed: pip install 'det_distill[video]' (or pip install av)"
+        ) from error
+    return av
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        number: from 0.
+        seconds: when it is shown, from the first.
+        pixels: (H, W, 3), RGB, upright.
+    """
+
+    number: int
+    seconds: float
+    pixels: NDArray[np.uint8]
+
+
+class VideoReader:
+    """The frames of a video's first stream of pictures, each decoded when it is asked for; use as a context.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        rate: frames per second, on average.
+
+    Raises:
+        ImportError: no PyAV.
+        ValueError: the file is no video.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._av = need_av()
+        try:
+            self._container = self._av.open(str(path))
+        except (self._av.error.FFmpegError, OSError) as error:
+            raise ValueError(f"it is no readable video ({_reason(error)})") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError("it has no pictures, only sound or text")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames.
+
+        Raises:
+            ValueError: the rest cannot be decoded.
+        """
+        first: float | None = None
+        number = 0
+        frames = self._container.decode(self._stream)
+        while True:
+            try:
+                frame = next(frames)
+            except StopIteration:
+                return
+            except (self._av.error.FFmpegError, OSError) as error:
+                raise ValueError(
+                    f"frames behind the first {number} cannot be read ({_reason(error)})"
+                ) from error
+            time = float(frame.time) if frame.time is not None else float(number / self.rate)
+            first = time if first is None else first
+            pixels = _upright(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
+            yield Frame(number, time - first, pixels)
+            number += 1
+
+
+class VideoWriter:
+    """Writes an .mp4 that has its frames at the times they are given; whole or, after an error, not at all.
+
+    Use as a context. Frames of an odd width or height, which H.264 does not take, get their last column or row twice.
+
+    Args:
+        path: the file; its folder is made.
+        rate: frames per second, on average.
+    """
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self._av = need_av()
+        self._path, self._rate = path, rate
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = self._av.open(str(self._temporary), "w", format="mp4")
+        self._stream: Any = None
+        self._last = -1
+        # ticks: a multiple of the rate, so that frames at a constant rate lie on them, and fine enough for others
+        self._ticks = rate * max(1, round(90000 / rate))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, picture: NDArray[np.uint8], seconds: float) -> None:
+        """Add a frame, (H, W, 3), RGB, of the size of the first."""
+        height, width = picture.shape[:2]
+        even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._stream is None:
+            self._start(even.shape[1], even.shape[0])
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        self._last = max(round(seconds * self._ticks), self._last + 1)
+        frame.pts, frame.time_base = self._last, 1 / self._ticks
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None and self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if error is None and self._stream is not None:
+                os.replace(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _start(self, width: int, height: int) -> None:
+        codec = next(c for c in _CODECS if c in self._av.codecs_available or c == _CODECS[-1])
+        self._stream = self._container.add_stream(codec, rate=self._rate, options=_OPTIONS.get(codec, {}))
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.codec_context.time_base = 1 / self._ticks
+
+
+def _upright(pixels: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    """Turned as the file asks players to, in quarters; telephones write their videos lying."""
+    return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
