@@ -186,8 +186,13 @@ class Trainer(DefaultTrainer):
         return task_of(cfg).evaluator(cfg, dataset_name)
 
 
-def load_config(path: str, options: list[str] | None = None) -> CfgNode:
+def load_config(path: str, options: list[str] | None = None, *, where: str = "the command line") -> CfgNode:
     """Return the config of a file (or zoo name) with command-line overrides; registers its data sets.
+
+    Args:
+        path: the file or name.
+        options: ``[KEY, value, ...]``.
+        where: what messages call the options' place.
 
     Raises:
         FileNotFoundError: no such file or zoo name.
@@ -195,7 +200,7 @@ def load_config(path: str, options: list[str] | None = None) -> CfgNode:
     """
     cfg = get_cfg()
     merge_file(cfg, model_zoo.find_config(path))
-    merge_options(cfg, options or [])
+    merge_options(cfg, options or [], where)
     complete_config(cfg)
     check_names(cfg)
     register_from_config(cfg)

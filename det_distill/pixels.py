@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["compare_pixels", "pixels_of"]
+__all__ = ["compare_pixels", "differing_pixels", "pixels_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,7 @@ def pixels_of(model: nn.Module) -> dict[str, Any]:
 
 
 def compare_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any], file: str) -> None:
-    """Warn if a network gets other pixels than it was trained with, and say what to set.
-
-    Other are: channels in another order, be mean and standard deviation swapped with them or not; a mean that differs
-    by more than 0.1 of 255 grey levels, a standard deviation by more than 1 %. What either side does not say is not
-    compared.
+    """Warn if a network gets other pixels than it was trained with, see `differing_pixels`, and say what to set.
 
     Args:
         theirs: what `pixels_of` said of the network in the file.
@@ -44,13 +40,28 @@ def compare_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any], file: str
         file: its name.
     """
     both = [k for k in _KEYS if k in theirs and k in ours]
-    differing = [text for k in both if (text := _difference(k, theirs, ours))]
+    differing = differing_pixels(theirs, ours)
     if differing:
         wanted = ", ".join(f"{_KEYS[k]}: {_shown(theirs[k])}" for k in both)
         logger.warning(
             "%s was trained on other pixels than this model gets: %s. Set %s",
             *(file, "; ".join(differing), wanted),
         )
+
+
+def differing_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return what is other about the pixels that a model gets than about those that a network was trained with.
+
+    Other are: channels in another order, be mean and standard deviation swapped with them or not; a mean that differs
+    by more than 0.1 of 255 grey levels, a standard deviation by more than 1 %. What either side does not say is not
+    compared.
+
+    Args:
+        theirs: what `pixels_of` said of the network that was trained.
+        ours: of the model.
+    """
+    both = [k for k in _KEYS if k in theirs and k in ours]
+    return [text for k in both if (text := _difference(k, theirs, ours))]
 
 
 def _difference(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

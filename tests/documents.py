@@ -29,6 +29,7 @@ import yaml
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
+from det_distill.cli.main import main as det_distill_main
 from det_distill.data.voc import load_voc
 from det_distill.engine import load_config
 from det_distill.recipes import load_recipe
@@ -197,8 +198,13 @@ def _train(words: list[str]) -> None:
 
 
 def _analyse(words: list[str]) -> None:
-    few = {"reconstruction": "--iterations", "directions": "--batches"}
-    run_tool([*words[1:], few[words[2]], "2"])
+    few = {"reconstruction": ["--iterations", "2"], "directions": ["--batches", "2"], "detections": []}
+    run_tool([*words[1:], *few[words[2]]])
+
+
+def _console(words: list[str]) -> None:
+    with mock.patch.object(sys, "argv", words), contextlib.suppress(SystemExit):
+        det_distill_main()
 
 
 def _make(words: list[str]) -> None:
@@ -238,6 +244,7 @@ RUNNERS: dict[str, Callable[[list[str]], None]] = {
     'python -c "import torch, torchvision as tv; ': _python_code,
     "python tools/train_net.py ": _train,
     "python tools/analyze.py ": _analyse,
+    "det-distill ": _console,
     "python tools/": lambda words: run_tool(words[1:]),
     "python .venv/share/detectron2/tools/lazyconfig_train_net.py ": lambda words: run_tool(
         words[1:] + LAZY_SMALL

@@ -103,6 +103,7 @@ def test_the_story_leaves_what_it_promises(place):
     )
     assert "reconstruct_scaled_p2" in (place / "output/mine/paraphraser/metrics.json").read_text()
     files = {"student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth"}
+    files |= {"card.md", "export.json"}
     assert {file.name for file in (place / "output/mine/export").iterdir()} == files
 
 

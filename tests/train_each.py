@@ -15,16 +15,14 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
-from train_net import main
-
+from det_distill.cli.train import train
 from det_distill.launch import launch
 
 
 def train_each(lines: list[list[str]]) -> list[Any]:
     """Train, or measure, what each command line says; return what the tool's function returns for each."""
-    return [main(default_argument_parser().parse_args(line)) for line in lines]
+    parser = default_argument_parser()
+    return [train(parser.parse_args(line, argparse.Namespace(program="train_net.py"))) for line in lines]
 
 
 def _train_those_of(arguments: argparse.Namespace) -> None:

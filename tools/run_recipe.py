@@ -1,85 +1,8 @@
 #!/usr/bin/env python
-"""Run a recipe: trainings that each start from files of earlier ones, then a table, a picture, an export.
+"""Run a recipe: `det-distill recipe`."""
 
-    python tools/run_recipe.py RECIPE [--output FOLDER] [--from STEP] [--num-gpus N] [KEY VALUE ...]
-
-Run the same command again after an interruption: finished steps are skipped, the interrupted one goes on from
-its last checkpoint. A step whose options changed since it ran is run again. So try a recipe out in a folder of its own:
-
-    python tools/run_recipe.py RECIPE --output output/trial SOLVER.MAX_ITER 20 SOLVER.STEPS "()"
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
-import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
-from det_distill.recipes import StepFailed, load_recipe, run_recipe, write_report
-from det_distill.recipes.runner import duration
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    p = argparse.ArgumentParser(
-        prog="run_recipe.py",
-        description=__doc__.split("\n")[0],
-        usage="run_recipe.py [-h] [--output FOLDER] [--from STEP] [--num-gpus N] RECIPE [KEY VALUE ...]",
-    )
-    p.add_argument(
-        "recipe", metavar="RECIPE", help="a YAML file, or its name below configs/ (demo/recipe.yaml)"
-    )
-    p.add_argument(
-        "opts",
-        metavar="KEY VALUE",
-        nargs="*",
-        help="options for every step, behind its own, as in a short trial: SOLVER.MAX_ITER 20 SOLVER.STEPS '()'; a "
-        "step whose options changed since it ran is run again, so set --output too",
-    )
-    p.add_argument("--output", metavar="FOLDER", help="instead of the recipe's own output folder")
-    p.add_argument(
-        "--from",
-        dest="restart_from",
-        metavar="STEP",
-        help="run STEP again from scratch, and every step that starts from its files",
-    )
-    p.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="for each step; default: 1, or the CPU"
-    )
-    return p
-
-
-def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what a command line says (None: this process's); KEY VALUE may come before and behind ``--`` options."""
-    return parser().parse_intermixed_args(line)
-
-
-def main(line: Sequence[str] | None = None) -> None:
-    """Run the steps, then write the report."""
-    args = arguments(line)
-    for name in ("det_distill", "detectron2"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # the rest is in the steps' own logs
-    start = time.monotonic()
-    recipe = load_recipe(args.recipe, args.output, args.opts)
-    train = [sys.executable, str(Path(__file__).with_name("train_net.py")), "--num-gpus", str(args.num_gpus)]
-    configs = run_recipe(recipe, train, restart_from=args.restart_from, say=_say)
-    write_report(recipe, configs, say=_say)
-    _say(f"\nAll done in {duration(time.monotonic() - start)}.")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
+from det_distill.cli import recipe
+from det_distill.cli.running import run
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Run the same command again to continue where it stopped.")
-    except StepFailed as error:
-        sys.exit(f"\n{error}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"run_recipe.py: {error}")
+    run(recipe.main, "run_recipe.py", recipe.ERRORS, recipe.INTERRUPTED)

@@ -52,7 +52,9 @@ def write_report(
         notes.append(f"Picture:  {_draw(recipe, configs)}")
     if recipe.export:
         cfg = configs[recipe.export]
-        export = export_student(cfg, str(_checkpoint(cfg)), recipe.output / "export", image=_test_image(cfg))
+        export = export_student(
+            cfg, str(_checkpoint(cfg)), recipe.output / "export", images=[_test_image(cfg)]
+        )
         megabytes = export.sizes["student.pth"] / 1e6
         notes.append(
             f"Student:  {export.folder} ({megabytes:.1f} MB, a plain detectron2 checkpoint and safetensors)"

@@ -25,6 +25,7 @@ DATA: Mapping[str, Callable[[Path], Path]] = {"tree_tiles": prepare_demo_tiles}
 """The demonstration sets that a recipe's ``data`` can name; each is made in the folder of the data sets."""
 
 _TAIL = 25
+_OPTIONS = "its options (the recipe's, and those of the command line)"
 
 
 def check_configs(recipe: Recipe) -> dict[str, CfgNode]:
@@ -40,7 +41,9 @@ def check_configs(recipe: Recipe) -> dict[str, CfgNode]:
     configs = {}
     for step in recipe.steps:
         try:
-            configs[step.name] = cfg = load_config(step.config, step.arguments(Path("<output>")))
+            configs[step.name] = cfg = load_config(
+                step.config, step.arguments(Path("<output>")), where=_OPTIONS
+            )
             for teacher in cfg.DISTILL.TEACHERS.values():
                 if teacher.CONFIG:
                     model_zoo.find_config(teacher.CONFIG)
@@ -80,7 +83,7 @@ def run_recipe(
 
     Args:
         recipe: the recipe.
-        train_command: how ``tools/train_net.py`` is started.
+        train_command: how `det_distill.cli.train` is started.
         restart_from: run this step again from scratch, and every step that starts from its files.
         say: called with each line for the person at the console.
 

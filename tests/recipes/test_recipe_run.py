@@ -1,14 +1,13 @@
 """Which steps run, from which files, and what is said: with a trainer that only writes down that it ran."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog
 
+from det_distill.cli import recipe as tool
 from det_distill.recipes import StepFailed, load_recipe, run_recipe, runner
 
 TRAINER = """
@@ -120,17 +119,9 @@ def test_options_of_the_command_line_count_as_a_changed_config_of_the_steps_that
 
 
 def test_an_option_of_the_command_line_that_a_step_does_not_know_is_told_before_any_runs(run):
-    with pytest.raises(ValueError, match="step first: .*SOLVER.MAXITER"):
+    with pytest.raises(ValueError, match="step first: its options .*of the command line.: .*SOLVER.MAXITER"):
         run(given=["SOLVER.MAXITER", "7"])
     assert not run.folder.exists()
-
-
-def tool():
-    path = Path(__file__).parents[2] / "tools" / "run_recipe.py"
-    spec = importlib.util.spec_from_file_location("run_recipe_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -142,20 +133,24 @@ def tool():
     ],
 )
 def test_the_tool_takes_options_before_and_behind_its_own(line):
-    found = tool().arguments(line)
+    found = tool.arguments(line)
     assert (found.recipe, found.output) == ("r.yaml", "out")
     assert found.opts == ["SOLVER.BASE_LR", "-1", "SOLVER.STEPS", "()"]
-    assert tool().arguments(["r.yaml"]).opts == []
+    assert tool.arguments(["r.yaml"]).opts == []
 
 
 def test_a_short_trial_is_one_command(run, tmp_path, monkeypatch, capsys):
     run()
-    module, trial = tool(), tmp_path / "trial"
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "run_recipe.py"))
-    (tmp_path / "train.py").rename(tmp_path / "train_net.py")
-    text = TRAINER.replace("sys.argv[4::2], sys.argv[5::2]", "sys.argv[6::2], sys.argv[7::2]")  # --num-gpus 1
-    (tmp_path / "train_net.py").write_text(text)
-    module.main([str(tmp_path / "recipe.yaml"), "--output", str(trial), "SOLVER.MAX_ITER", "2"])
+    trial, given = tmp_path / "trial", runner.run_recipe
+    commands = []
+
+    def without_training(recipe, train_command, **options):
+        commands.append(train_command)
+        return given(recipe, [sys.executable, str(tmp_path / "train.py")], **options)
+
+    monkeypatch.setattr(tool, "run_recipe", without_training)
+    tool.main([str(tmp_path / "recipe.yaml"), "--output", str(trial), "SOLVER.MAX_ITER", "2"])
+    assert commands == [[sys.executable, "-m", "det_distill.cli.train", "--num-gpus", "1"]]
     assert (trial / "second" / "model_final.pth").read_text() == "first2second2"
     assert "All done" in capsys.readouterr().out
     assert (run.folder / "second" / "model_final.pth").read_text() == "first5second"
@@ -163,7 +158,7 @@ def test_a_short_trial_is_one_command(run, tmp_path, monkeypatch, capsys):
 
 def test_the_tools_help_names_the_options(capsys):
     with pytest.raises(SystemExit):
-        tool().arguments(["--help"])
+        tool.arguments(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "RECIPE [KEY VALUE ...]" in said and "SOLVER.MAX_ITER 20" in said and "every step" in said
 
@@ -187,7 +182,7 @@ def test_a_failing_step_shows_the_end_of_its_log_and_the_command_to_run_it_alone
 
 def test_a_wrong_config_of_a_late_step_is_told_before_the_first_runs(run):
     for wrong, expected in [
-        ("{MODEL.WIEGHTS: x}", "step second: .*WIEGHTS"),
+        ("{MODEL.WIEGHTS: x}", "step second: its options .the recipe's, .*: unknown key MODEL.WIEGHTS"),
         ("{DISTILL.ENABLED: 7}", "step second: .*Type mismatch"),
     ]:
         with pytest.raises(ValueError, match=expected):
