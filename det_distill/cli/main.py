@@ -21,7 +21,7 @@ class Command:
     """One word after ``det-distill``.
 
     Attributes:
-        module: below ``det_distill.cli``; imported when the command is called, and torch with it.
+        module: below ``det_distill.cli``; imported when the command is called.
         help: one line for the list of commands.
         stage: the heading below which it is listed.
     """

@@ -21,7 +21,7 @@ def test_what_the_evaluator_writes_comes_back_and_gives_the_same_numbers(pets, t
     evaluator.process([{"image_id": "a"}], found([[10.4, 11.2, 39.7, 52.1]], [0.123456], [0]))
     results = evaluator.evaluate()
     read = read_detections(tmp_path / FILE_NAME, pets)
-    assert evaluator._results(read) == results
+    assert evaluator.results(read) == results
     assert read.image.tolist() == [0, 1, 1] and read.category.tolist() == [0, 1, 0]
     np.testing.assert_array_equal(read.box[0], np.float32([10.4, 11.2, 39.7, 52.1]))
     np.testing.assert_array_equal(read.score, np.float32([0.123456, 0.3, 0.9]))

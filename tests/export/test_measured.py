@@ -48,15 +48,15 @@ class Sees:
 def shapes(tmp_path_factory):
     cfg, tmp_path = detector_cfg(), tmp_path_factory.mktemp("shapes")
     cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 60
-    cfg.DATASETS.VOC.measured_shapes = CfgNode({"ROOT": str(write_voc(tmp_path / "voc")), "SPLIT": "all"})
-    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = ("measured_shapes",), str(tmp_path / "run")
+    cfg.DATASETS.VOC.exported_shapes = CfgNode({"ROOT": str(write_voc(tmp_path / "voc")), "SPLIT": "all"})
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = ("exported_shapes",), str(tmp_path / "run")
     register_from_config(cfg)
     return cfg
 
 
 @pytest.mark.parametrize(("objects", "found"), [(2, 100.0), (1, 50.0), (0, 0.0)])
 def test_a_file_that_finds_some_of_the_objects_has_their_ap(shapes, tmp_path, monkeypatch, objects, found):
-    seen = Sees(evaluation_dicts("measured_shapes"), objects)
+    seen = Sees(evaluation_dicts("exported_shapes"), objects)
     monkeypatch.setattr(predictors, "load_predictor", lambda path: seen)
     (tmp_path / "exact.onnx").write_bytes(b"x" * 2_000_000)
     lines = []
@@ -73,13 +73,13 @@ def test_a_file_that_finds_some_of_the_objects_has_their_ap(shapes, tmp_path, mo
     cells = result.cells()
     assert cells[0] == ["file", "MB", "ms/image", "AP", "AP50", "AP50 (VOC)", "AP - student's"]
     assert cells[2][-1] == f"{found - own.scores['AP']:+.2f}" and cells[1][-1] == ""
-    assert "all 6 images of measured_shapes" in result.text() and "| exact.onnx | 2.00 |" in result.markdown()
+    assert "all 6 images of exported_shapes" in result.text() and "| exact.onnx | 2.00 |" in result.markdown()
     assert lines[1] == "Measuring exact.onnx ..."
 
 
 def test_only_the_first_images_are_taken_and_the_runs_files_stay_as_they_were(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        predictors, "load_predictor", lambda path: Sees(evaluation_dicts("measured_shapes")[:3])
+        predictors, "load_predictor", lambda path: Sees(evaluation_dicts("exported_shapes")[:3])
     )
     (tmp_path / "exact.onnx").write_bytes(b"x")
     result = measure_files(shapes, build(shapes).eval(), tmp_path, FILES, 3, say=print)
@@ -87,7 +87,7 @@ def test_only_the_first_images_are_taken_and_the_runs_files_stay_as_they_were(sh
     assert result.rows[1].scores["AP"] == pytest.approx(100)  # of three images, not of six
     assert "the first 3 images" in result.note()
     assert not Path(shapes.OUTPUT_DIR).exists()
-    assert not [name for name in DatasetCatalog if "measured_shapes (" in name]
+    assert not [name for name in DatasetCatalog if "exported_shapes (" in name]
 
 
 def test_a_file_that_cannot_predict_is_named(shapes, tmp_path, monkeypatch):
