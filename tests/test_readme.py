@@ -114,7 +114,7 @@ def test_the_readmes_student_takes_its_whole_backbone_from_the_converted_file(pl
     student = build_student(load_config("mine/full.yaml", ["MODEL.DEVICE", "cpu"]))
     source = torch.load("mine/r18.pth", weights_only=True)
     incompatible = DetectionCheckpointer(student)._load_model(
-        DetectionCheckpointer(student)._load_file("mine/R-18.pkl")
+        DetectionCheckpointer(student)._load_file("mine/R-18/backbone.pth")
     )
     assert not incompatible.incorrect_shapes
     assert not [key for key in incompatible.missing_keys if key.startswith("backbone.bottom_up.")]

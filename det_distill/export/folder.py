@@ -18,7 +18,7 @@ MANIFEST = "export.json"
 """What an export says of its files; a folder is an export if it lists all that is in it."""
 
 _BEFORE = {"student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth"}
-"""The files of an export without a manifest, by earlier versions."""
+"""The files of an export without a manifest, by earlier versions; all of them are there."""
 
 
 def check_replaceable(folder: Path) -> None:
@@ -58,7 +58,7 @@ def _listed(folder: Path) -> set[str]:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         return {MANIFEST, *(str(file) for file in files)}
     except (OSError, ValueError, KeyError, TypeError):
-        return _BEFORE
+        return _BEFORE if _BEFORE <= set(files_in(folder)) else set()
 
 
 @contextmanager
@@ -68,9 +68,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in files_in(temporary):  # safetensors makes files that nobody else can read
+            (temporary / file).chmod(0o666 & ~_umask())
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # which can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def _replace(temporary: Path, folder: Path) -> None:

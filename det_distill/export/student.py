@@ -71,7 +71,7 @@ def export_student(
         FileNotFoundError: there is no such checkpoint.
         FileExistsError: the folder holds something other than an export.
         ValueError: the checkpoint is not this student's; there is no such format; or nothing to evaluate on.
-        ExportError: a reloaded file gives other outputs, or a format cannot hold this network.
+        ExportError: a reloaded file gives other outputs, a format cannot hold this network, or weights are not finite.
         ImportError: a format needs a package that is not installed.
     """
     names = chosen_formats(formats)
@@ -143,6 +143,7 @@ def _request(cfg: CfgNode, weights: str, given: Sequence[Tensor]) -> tuple[Expor
     """What the formats get, and what its images are."""
     plain = plain_config(cfg)
     model = _loaded(cfg, weights)
+    _check_finite(model, weights)
     images, source = images_to_compare(cfg, _side(cfg, model), given)
 
     def calibration(count: int) -> Iterable[Tensor]:
@@ -154,6 +155,17 @@ def _request(cfg: CfgNode, weights: str, given: Sequence[Tensor]) -> tuple[Expor
             ) from error
 
     return ExportRequest(cfg, plain, model, images, calibration, class_names(cfg)), source
+
+
+def _check_finite(model: nn.Module, weights: str) -> None:
+    wrong = [
+        k for k, v in model.state_dict().items() if v.is_floating_point() and not bool(v.isfinite().all())
+    ]
+    if wrong:
+        raise ExportError(
+            f"{weights} has numbers that are not finite in {', '.join(wrong[:4])} ({len(wrong)} tensors): the training "
+            "diverged, or the file is damaged; nothing was written"
+        )
 
 
 def _write(

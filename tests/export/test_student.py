@@ -109,7 +109,8 @@ def test_differences_are_zero_and_sizes_are_the_files(export):
 def test_an_earlier_export_is_replaced_and_other_folders_are_not(tmp_path, cfg, checkpoint):
     out = tmp_path / "student"
     out.mkdir()
-    (out / "student.pth").write_text("old")
+    for name in ("student.pth", "config.yaml", "student.safetensors", "backbone.safetensors", "backbone.pth"):
+        (out / name).write_text("as earlier versions left it")
     export_student(cfg, checkpoint, out)
     assert (out / "student.pth").stat().st_size > 1000
     (out / "thesis.tex").write_text("precious")
@@ -155,10 +156,20 @@ def test_a_tensor_that_was_lost_is_found(tmp_path, cfg, checkpoint, monkeypatch)
         export_student(cfg, checkpoint, tmp_path / "student", formats=["safetensors"])
 
 
-def test_a_diverged_student_is_refused(tmp_path, cfg, student):
-    state = {
-        k: torch.full_like(v, float("nan")) if "lateral5" in k else v for k, v in student.state_dict().items()
-    }
+def test_files_that_are_called_like_an_exports_are_no_earlier_export(tmp_path, cfg, checkpoint):
+    for name in ("backbone.pth", "config.yaml"):  # as import-backbone writes them
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=r"backbone\.pth, config\.yaml"):
+        export_student(cfg, checkpoint, tmp_path)
+
+
+def test_every_file_can_be_read_by_whoever_may_read_the_config(export):
+    assert len({file.stat().st_mode for file in export.folder.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("part", ["lateral5", "cls_score"])
+def test_a_diverged_student_is_refused(tmp_path, cfg, student, part):
+    state = {k: torch.full_like(v, float("nan")) if part in k else v for k, v in student.state_dict().items()}
     torch.save({"model": state}, tmp_path / "nan.pth")
     with pytest.raises(ExportError, match="not finite"):
         export_student(cfg, str(tmp_path / "nan.pth"), tmp_path / "student")

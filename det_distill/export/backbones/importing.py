@@ -91,6 +91,7 @@ def import_backbone(
 
     Raises:
         FileNotFoundError: there is no such file.
+        FileExistsError: the folder holds something other than an import.
         ValueError: it is not this network, or an argument is none of those above.
         ExportError: what was written does not give back the network.
     """
@@ -98,6 +99,8 @@ def import_backbone(
         raise ValueError(
             f"a backbone from {source!r} for {input_format!r} images: there are {', '.join(SOURCES)}, and RGB and BGR"
         )
+    folder = Path(output).absolute()
+    _check_replaceable(folder)
     original = imported(file, source, model)
     pixels_from = "as asked for" if pixels else f"usual for {source}'s {model}"
     note = note_beside(file) if source not in CAFFE2 and pixels is None else None
@@ -105,7 +108,6 @@ def import_backbone(
         pixels, pixels_from = note[0], f"from {Path(file).with_suffix('.json')}"
     original = dataclasses.replace(original, pixels=pixels or original.pixels)
     form = input_format or original.input_format
-    folder = Path(output)
     keys = config_of(original, model, form, str(folder / "backbone.pth"))
     with tempfile.TemporaryDirectory() as name:
         weights, config = Path(name) / "backbone.pth", Path(name) / "config.yaml"
@@ -133,6 +135,16 @@ def import_backbone(
         difference,
         tolerance,
     )
+
+
+def _check_replaceable(folder: Path) -> None:
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    others = sorted(there - {"backbone.pth", "config.yaml"})
+    if others or there == {"config.yaml"} or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(
+            f"{folder} exists and is not an earlier import ({', '.join(others[:4] or there) or 'it is a file'}): "
+            "name a new folder"
+        )
 
 
 def _built(config: Path) -> tuple[CfgNode, nn.Module]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...classification import ImageClassifier
-from ..check import ExportError
+from ..check import DoesNotFit, ExportError
 from ..formats import ExportRequest
 from .matching import Found, difference, disagreement
 
@@ -73,19 +73,22 @@ def compare_exactly(
 
     Raises:
         ExportError: the graph stops at an image, or the difference is larger.
+        DoesNotFit: the model finds nothing on any image, so there is nothing to compare.
     """
     model = request.model if model is None else model
     threshold, most = limits(model)
-    worst = 0.0
+    worst, compared = 0.0, 0
     for image in sizes_of_a_graph(request, smallest):
-        found = _run(run, image, path)
-        gap = difference(of_model(model, image), found, tolerance, threshold, most)
+        expected, found = of_model(model, image), _run(run, image, path)
+        compared += _count(expected)
+        gap = difference(expected, found, tolerance, threshold, most)
         if not gap <= tolerance:
             raise ExportError(
                 f"{path.name} differs from the student on an image of {image.shape[1]} x {image.shape[2]} pixels by "
                 f"{gap:g}, more than {tolerance:g} (inf: detections without a partner), so nothing was written"
             )
         worst = max(worst, gap)
+    _check_that_something_was_compared(compared, path)
     return worst
 
 
@@ -96,8 +99,11 @@ def compare_roughly(
 
     Raises:
         ExportError: the graph stops at an image, or they disagree more than the tolerance.
+        DoesNotFit: the model finds nothing on any image, so there is nothing to compare.
     """
-    gaps = [disagreement(of_model(request.model, image), _run(run, image, path)) for image in request.images]
+    expected = [of_model(request.model, image) for image in request.images]
+    _check_that_something_was_compared(sum(map(_count, expected)), path)
+    gaps = [disagreement(e, _run(run, i, path)) for e, i in zip(expected, request.images, strict=True)]
     mean = sum(gaps) / max(len(gaps), 1)
     if not mean <= tolerance:
         raise ExportError(
@@ -105,6 +111,20 @@ def compare_roughly(
             f"more than {tolerance:g}: this network does not bear the precision; use the float32 formats"
         )
     return mean
+
+
+def _count(expected: Found) -> int:
+    """How many detections there are to compare; logits are one."""
+    return len(expected["scores"]) if "scores" in expected else 1
+
+
+def _check_that_something_was_compared(compared: int, path: Path) -> None:
+    if not compared:
+        raise DoesNotFit(
+            f"the student finds nothing on the images that {path.name} is to be compared on, so the file would be "
+            "unchecked: name photos with objects that it finds (--image), or lower the score threshold "
+            "(MODEL.ROI_HEADS.SCORE_THRESH_TEST, MODEL.RETINANET.SCORE_THRESH_TEST)"
+        )
 
 
 def _run(run: Callable[[Tensor], Found], image: Tensor, path: Path) -> Found:

@@ -73,7 +73,7 @@ def write_bf16(request: ExportRequest, folder: Path) -> list[Written]:
     return [
         Written(
             path.name,
-            "whole student: weights in bfloat16",
+            "whole student: weights in bfloat16; det_distill computes with them in float32",
             gap,
             TOLERANCE,
             detects=not isinstance(model, MetricLearner),

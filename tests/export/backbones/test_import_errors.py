@@ -48,6 +48,17 @@ def test_another_depth_is_named(source, tmp_path):
     )
 
 
+@pytest.mark.parametrize("there", [["card.md", "student.pth"], ["config.yaml"]])
+def test_a_folder_with_something_else_is_left_alone(tmp_path, resnet18, there):
+    torch.save(resnet18, tmp_path / "net.pth")
+    (tmp_path / "run").mkdir()
+    for name in there:
+        (tmp_path / "run" / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"is not an earlier import \({', '.join(there)}\)"):
+        import_backbone(str(tmp_path / "net.pth"), "torchvision", "resnet18", tmp_path / "run")
+    assert all((tmp_path / "run" / name).read_text() == "precious" for name in there)
+
+
 def test_a_deeper_network_does_not_pass_for_a_part_of_itself(tmp_path, resnet18):
     refused(tmp_path, resnet18, "torchvision", "resnet34", "it is resnet18: give --model resnet18")
 

@@ -159,6 +159,14 @@ def test_a_graph_that_gives_other_detections_is_an_error(tmp_path, monkeypatch):
         write(write_torchscript, "fpn", tmp_path)
 
 
+@pytest.mark.parametrize("writer", [write_torchscript, write_bf16])
+def test_a_student_that_finds_nothing_cannot_be_checked(writer, tmp_path):
+    asked = request("fpn")
+    asked.model.roi_heads.box_predictor.test_score_thresh = 1.0
+    with pytest.raises(DoesNotFit, match="finds nothing on the images"):
+        writer(asked, tmp_path)
+
+
 def _shifted(model):
     from det_distill.export.graphs.build import graph_of
 
