@@ -85,8 +85,9 @@ def test_torch_export_runs_with_torch_alone_at_another_size(kind, tmp_path):
             run(torch.zeros(3, 8, 8))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fpn", "c4", "retinanet"])
+@pytest.mark.parametrize(
+    "kind", ["fpn", *(pytest.param(k, marks=pytest.mark.slow) for k in ("c4", "retinanet"))]
+)
 def test_onnx_runs_with_onnxruntime_alone_at_another_size(kind, tmp_path):
     path = check_detector(write_onnx, kind, tmp_path)
     text = path.read_bytes()
