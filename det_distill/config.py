@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
@@ -16,6 +15,7 @@ from .checkpoint import load_teacher_weights
 from .classification import add_classification_config, add_metric_learning_config
 from .detectron2_readers import make_readers_safe
 from .files import FileError
+from .lazy_configs import build_lazy_model
 from .modeling import add_backbone_config
 from .names import check_names, check_options, unknown_key_of_file
 from .nodes import Kind, completed, kind_of, read
@@ -35,8 +35,6 @@ __all__ = [
     "merge_file",
     "merge_options",
 ]
-
-logger = logging.getLogger(__name__)
 
 TEACHER_KEYS: dict[str, Any] = {"CONFIG": "", "WEIGHTS": "", "OPTS": []}
 
@@ -227,20 +225,19 @@ def load_teacher(
     Args:
         config: a YAML or LazyConfig file, or a name in det_distill's or detectron2's model zoo.
         weights: file or URL; "": those that detectron2's model zoo publishes for this config.
-        options: overrides of the config, as on the command line.
+        options: overrides of the config, as on the command line; those of a LazyConfig are values only, see
+            `build_lazy_model`.
         device: where it is built; it follows the student's ``.to()`` later.
         precision: see `Teacher`.
         name: for messages.
 
     Raises:
         FileNotFoundError: no such config, no such weights.
-        ValueError: no weights named, or they do not fit wholly.
+        ValueError: no weights named, or they do not fit wholly; options that are refused.
     """
     path = model_zoo.find_config(config)
     if path.endswith(".py"):
-        if not model_zoo.is_installed(path):
-            logger.warning("%s, the CONFIG of teacher %r, is a program and is run now", path, name)
-        model = instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(options)).model)
+        model = build_lazy_model(path, options, f"teacher {name!r}")
     else:
         cfg = get_cfg()
         merge_file(cfg, path)

@@ -9,7 +9,9 @@ import json
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +21,12 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
+from .notes import wrong_entry
 from .numpy_pickles import RefusedName, ZooUnpickler, plain, safe_for_torch
 
 __all__ = [
     "FileError",
+    "check_note",
     "checked_address",
     "is_whole",
     "load_checkpoint",
@@ -67,11 +71,17 @@ def write_json(file: Path, content: Any, *, indent: int | None = 1) -> None:
 
 
 def is_whole(file: str) -> bool:
-    """Whether a ``.pth`` file's archive is complete; its directory stands at the end, so a cut file has none."""
+    """Whether a ``.pth`` file's archive is complete, and every byte of its content as it was written.
+
+    Its directory stands at the end, so a cut file has none. The content is read and compared with the checksums that
+    torch writes, unless it was told to write none (`torch.serialization.set_crc32_options`), which leaves zeros.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
+            if any(info.CRC for info in archive.infolist()) and archive.testzip() is not None:
+                return False
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile):
         return False
 
 
@@ -152,12 +162,13 @@ def load_model_file(path: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileError: it is broken, would run code, or holds no weights.
+        FileError: it is broken, would run code, or holds no weights, or its note is wrong, see `check_note`.
     """
     content = _read_model_file(path)
     model = content["model"]
     if not isinstance(model, Mapping) or not all(isinstance(name, str) for name in model):
         raise FileError(f"{path} holds no weights: what it has for a model is no table of tensors by name")
+    check_note(content.get(_NETWORK), path)
     return content
 
 
@@ -171,15 +182,39 @@ def _read_model_file(path: str) -> dict[str, Any]:
     if path.endswith(".pkl"):
         if "model" in content and "__author__" in content:
             return content
-        blobs = content.get("blobs", content)
+        blobs = _table(content.get("blobs", content), path, "blobs")
         kept = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")}
         return {"model": kept, "__author__": "Caffe2", "matching_heuristics": True}
     if path.endswith(".pyth"):
         if "model_state" not in content:
             raise FileError(f"{path} holds no weights: a .pyth file of pycls has them under 'model_state'")
-        kept = {k: v for k, v in content["model_state"].items() if not k.endswith("num_batches_tracked")}
+        state = _table(content["model_state"], path, "model_state")
+        kept = {k: v for k, v in state.items() if not str(k).endswith("num_batches_tracked")}
         return {"model": kept, "__author__": "pycls", "matching_heuristics": True}
     return content if "model" in content else {"model": content}
+
+
+def check_note(note: Any, path: str) -> None:
+    """See that what a file says of its network has the form that `handover.describe` gives it.
+
+    A note that is no table, or that is not there, says nothing.
+
+    Raises:
+        FileError: an entry of another kind; says which.
+    """
+    if isinstance(note, Mapping) and (wrong := wrong_entry(note)):
+        raise FileError(
+            f"{path}: in what it says of its network, {wrong}. Export the network again, or take that entry out"
+        )
+
+
+def _table(value: Any, path: str, key: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise FileError(
+            f"{path} holds no weights: its {key!r} is of type {type(value).__name__}, not a table of tensors by name; "
+            "download it again, or name another file"
+        )
+    return value
 
 
 def _network(metadata: Mapping[str, str]) -> dict[str, Any]:

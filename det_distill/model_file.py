@@ -14,7 +14,7 @@ from torch import nn
 
 from .checkpoint import StrictCheckpointer
 from .engine import load_config
-from .files import FileError, load_safetensors
+from .files import FileError, check_note, load_safetensors
 from .handover import NETWORK
 from .pixels import compare_pixels, pixels_of
 
@@ -39,6 +39,7 @@ class _Weights(StrictCheckpointer):
         else:
             content = super()._load_file(filename)
         said = content.get(NETWORK)
+        check_note(said, filename)
         self.note = said if isinstance(said, Mapping) else {}
         if self.note.get("part") == "backbone":
             raise FileError(f"{filename} holds a backbone alone, which predicts nothing")

@@ -22,6 +22,7 @@ from .classification.augmentations import CentreCrop, resizing
 from .classification.mapper import ClassificationMapper, mapper_for_tests
 from .config import build_student
 from .model_file import GRAPHS, config_of, load_weights, model_file
+from .programs import tell_program
 from .tasks import task_of
 
 __all__ = ["GRAPHS", "Predictor", "load_predictor"]
@@ -85,7 +86,8 @@ def load_predictor(
 
     Nothing is predicted with weights that are not in the file: each tensor of the network has to be there. Of a
     distillation's checkpoint only the student is built and loaded. Class names are those that the file says, else
-    those of the config's data sets, else "class 0", "class 1", ...
+    those of the config's data sets, else "class 0", "class 1", ... Exported programs (``.ts``, ``.pt2``) are run with a
+    warning: open only files that you trust.
 
     Args:
         path: a folder of `export_student` or of a run, of which ``student.pth``, ``model_final.pth``,
@@ -106,6 +108,10 @@ def load_predictor(
         if config is not None or opts or device != "cpu":
             raise ValueError(
                 f"{file} is an exported graph: it runs on the CPU and takes neither config nor options"
+            )
+        if file.suffix != ".onnx":
+            tell_program(
+                str(file), f"a {file.suffix} file, is a program and is run now: open only files you trust"
             )
         return _Graph(file)
     _check_device(device)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator
 
 from .classification import data as classification
+from .data.evaluation_loader import build_test_loader
 from .data.loader import TrainingLoader, build_train_loader
 from .data.noise import noise_with_boxes, noise_with_label
 from .evaluation.classification import ClassificationEvaluator
@@ -63,7 +63,7 @@ def _detection(classes_key: str) -> Task:
     return Task(
         classes_key,
         build_train_loader,
-        build_detection_test_loader,
+        build_test_loader,
         _average_precision,
         noise_with_boxes,
         finds_boxes=True,

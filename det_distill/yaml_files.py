@@ -112,8 +112,8 @@ def load_config_file(file: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it, or a base, does not exist.
-        FileError: what `load_yaml` says of it or of a base; no table; a file that is its own base; a key that is a
-            table in one and a value in the other.
+        FileError: what `load_yaml` says of it or of a base; no table; a key that is no text; a file that is its own
+            base; a key that is a table in one and a value in the other.
     """
     if file in below or len(below) > 50:
         raise FileError(f"{below[0]}: {BASE_KEY} leads back to {file}")
@@ -122,6 +122,7 @@ def load_config_file(file: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FileError(f"{file} is no config: it must hold KEY: VALUE lines")
+    _check_keys(content, file)
     bases = content.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
@@ -129,6 +130,30 @@ def load_config_file(file: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
         _merge(inherited, merged, file)
     _merge(content, merged, file)
     return merged
+
+
+def _check_keys(table: dict[Any, Any], file: str, path: str = "") -> None:
+    for key, value in table.items():
+        if not isinstance(key, str):
+            raise FileError(
+                f"{file}: {key!r} in {path} is no name of a key: keys are texts, so mend or quote it"
+            )
+        if isinstance(value, dict):
+            _check_keys(value, file, f"{path}.{key}".lstrip("."))
+
+
+def _check_tables(content: dict[str, Any], cfg: CfgNode, file: str, path: str = "") -> None:
+    for key, value in content.items():
+        known = cfg.get(key)
+        if not isinstance(known, CfgNode):
+            continue
+        where = f"{path}.{key}".lstrip(".")
+        if not isinstance(value, dict):
+            raise FileError(
+                f"{file}: {where} is {value!r}, but must be a table of KEY: VALUE lines, such as those of "
+                f"{', '.join(list(known)[:3]) or 'names that you choose'}; without any, take {where} out"
+            )
+        _check_tables(value, known, file, where)
 
 
 def _beside(base: str, file: str) -> str:
@@ -160,7 +185,13 @@ class SafeCfgNode(CfgNode):
         return load_config_file(filename)
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Merge a file and its bases; ``allow_unsafe`` changes nothing."""
+        """Merge a file and its bases; ``allow_unsafe`` changes nothing.
+
+        Raises:
+            FileError: see `load_config_file`; or a value where the config has a table.
+        """
+        if PathManager.isfile(cfg_filename):
+            _check_tables(load_config_file(cfg_filename), self, cfg_filename)
         super().merge_from_file(cfg_filename, allow_unsafe=False)
 
     @classmethod

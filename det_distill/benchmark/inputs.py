@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
 from .. import model_zoo
 from ..config import build_student
 from ..engine import load_config
+from ..lazy_configs import build_lazy_model
 from ..tasks import task_of
 
 __all__ = ["data_batches", "synthetic_batches", "with_random_weights"]
@@ -73,7 +74,7 @@ def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
     cfg.MODEL.WEIGHTS = ""
     for name, node in cfg.DISTILL.TEACHERS.items():
         node.WEIGHTS = str(folder / f"{name}.pth")
-        torch.save({"model": _teacher(node, cfg.MODEL.DEVICE).state_dict()}, node.WEIGHTS)
+        torch.save({"model": _teacher(name, node, cfg.MODEL.DEVICE).state_dict()}, node.WEIGHTS)
     for name, node in cfg.DISTILL.PAIRS.items():
         if node.METHOD == "FactorTransfer" and node.PARAPHRASER_KIND != "none":
             node.PARAPHRASER = str(folder / f"paraphraser_{name}.pth")
@@ -81,10 +82,10 @@ def with_random_weights(cfg: CfgNode, folder: Path) -> CfgNode:
     return cfg
 
 
-def _teacher(node: CfgNode, device: str) -> nn.Module:
+def _teacher(name: str, node: CfgNode, device: str) -> nn.Module:
     path = model_zoo.find_config(node.CONFIG)
     if path.endswith(".py"):
-        return instantiate(LazyConfig.apply_overrides(LazyConfig.load(path), list(node.OPTS)).model)
+        return build_lazy_model(path, node.OPTS, f"teacher {name!r}")
     return build_student(load_config(path, [*node.OPTS, "MODEL.DEVICE", device]))
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import read_header
+from ..data.pillow_formats import refuse_postscript
 from ..data.problems import DatasetError
 from .augmentations import Augmentation, CentreCrop, augmentation, in_turn, resizing
 from .image_keys import checked
@@ -81,6 +82,7 @@ class ClassificationMapper:
         file = record["file_name"]
         if self._kept is not None and file in self._kept:
             return self._kept[file]
+        refuse_postscript()
         try:
             pixels = read_image(file, format=order)
         except _UNREADABLE as error:

@@ -48,7 +48,7 @@ def parser(program: str = "predict.py") -> CommandParser:
         required=True,
         metavar="MODEL",
         help="folder of an export or of a run; or a checkpoint (.pth, .pkl, .safetensors), distilled or not; or a "
-        f"graph ({', '.join(GRAPHS)})",
+        f"graph ({', '.join(GRAPHS)}). Of graphs, .ts and .pt2 files are programs: open only files you trust",
     )
     results = p.add_argument_group("results")
     results.add_argument(

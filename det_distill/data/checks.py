@@ -37,7 +37,7 @@ def check_datasets(
             empty or cannot be used, an image has a label beyond the classes, the class count is not the model's, or
             class lists differ.
     """
-    names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    names = dict.fromkeys(_names(cfg))
     classes = {name: _checked_classes(name) for name in names}
     if other_test_classes:
         classes = {name: classes[name] for name in cfg.DATASETS.TRAIN}
@@ -52,6 +52,17 @@ def check_datasets(
         raise DatasetError(
             "\n".join(["The datasets of the config do not have the same classes in the same order.", *lines])
         )
+
+
+def _names(cfg: CfgNode) -> list[str]:
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if not isinstance(name, str):
+                raise DatasetError(
+                    f"DATASETS.{key} holds {name!r}, which is no name of a dataset: write a list of names, "
+                    'as in ["my_test"]'
+                )
+    return [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
 
 
 def _checked_classes(name: str) -> list[str]:

@@ -1,13 +1,15 @@
 """COCO json files: checked, then read by detectron2's own `load_coco_json`."""
 
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
 from det_distill.data.catalog import register_once, resolve_path
 from det_distill.data.coco_checks import CocoChecker
@@ -15,6 +17,9 @@ from det_distill.data.problems import DatasetReport
 from det_distill.files import FileError, load_json
 
 logger = logging.getLogger(__name__)
+
+BOXES_ALONE = "boxes_alone"
+"""In an image's dict: the objects whose outline cannot be trained on; evaluation counts them."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ def register_coco(name: str, json: str | Path, images: str | Path) -> None:
 def load_coco(json: Path, images: Path, name: str) -> list[dict[str, Any]]:
     """Read a COCO instances file into detectron2's standard dicts, checking everything first.
 
-    As `load_coco_json`, with height and width from the image headers, iscrowd always there, and area (square
-    pixels, as the file states it) for evaluation.  One warning tells which boxes (x, y, width, height) were
+    As `load_coco_json`, with height and width from the image headers, iscrowd always there, area (square pixels, as
+    the file states it) and `BOXES_ALONE` for evaluation.  One warning tells which boxes (x, y, width, height) were
     left out (width or height not above 0, outside the image, not four numbers) or clipped.
 
     Args:
@@ -63,7 +68,8 @@ def load_coco(json: Path, images: Path, name: str) -> list[dict[str, Any]]:
         name: the dataset, whose metadata get the class names and the map of category ids.
 
     Raises:
-        DatasetError: a file is missing or unreadable, an entry lacks what it must have, an id is used twice,
+        DatasetError: a file is missing or unreadable, an entry lacks what it must have or has a value of another
+            kind (`wrong_value`), an id is used twice,
             a category is not defined, or there is no box at all; lists them.
     """
     report = DatasetReport(str(json))
@@ -73,7 +79,32 @@ def load_coco(json: Path, images: Path, name: str) -> list[dict[str, Any]]:
     checker.check(content)
     report.settle(logger)
     records = load_coco_json(str(json), str(images), name, extra_annotation_keys=["id", "area"])
+    note_boxes_alone(records, content["annotations"], name)
     return [_repaired(record, checker) for record in records]
+
+
+def note_boxes_alone(
+    records: Sequence[dict[str, Any]], annotations: Sequence[Mapping[str, Any]], name: str
+) -> None:
+    """Put under `BOXES_ALONE` what `load_coco_json` left out: objects with polygons, but none of three points.
+
+    Args:
+        records: what it read, changed in place, with ``id`` among the annotations' keys.
+        annotations: those of the file.
+        name: the dataset, whose metadata have the map of category ids.
+    """
+    kept = {entry["id"] for record in records for entry in record["annotations"]}
+    numbers = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    found: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+    images = {record["image_id"] for record in records}
+    for entry in annotations:
+        if entry["id"] not in kept and entry["image_id"] in images:
+            plain = {key: entry[key] for key in ("id", "iscrowd", "bbox", "area") if key in entry}
+            category = numbers[entry["category_id"]]
+            found[entry["image_id"]].append({**plain, "category_id": category, "bbox_mode": BoxMode.XYWH_ABS})
+    for record in records:
+        if record["image_id"] in found:
+            record[BOXES_ALONE] = found[record["image_id"]]
 
 
 def _read(json: Path, images: Path, report: DatasetReport) -> Mapping[str, Any]:
@@ -97,9 +128,17 @@ def _read(json: Path, images: Path, report: DatasetReport) -> Mapping[str, Any]:
 def _repaired(record: dict[str, Any], checker: CocoChecker) -> dict[str, Any]:
     """A dict of `load_coco_json` with the checker's image size and boxes."""
     record["width"], record["height"] = checker.sizes[record["image_id"]]
-    kept = []
-    for annotation in record["annotations"]:
-        if (bbox := checker.boxes[annotation.pop("id")]) is not None:
-            kept.append({"iscrowd": 0, **annotation, "bbox": list(bbox)})
-    record["annotations"] = kept
+    for key in ("annotations", BOXES_ALONE):
+        if key in record:
+            record[key] = [
+                {**_plain(annotation), "bbox": list(bbox)}
+                for annotation in record[key]
+                if (bbox := checker.boxes[annotation.pop("id")]) is not None
+            ]
     return record
+
+
+def _plain(annotation: dict[str, Any]) -> dict[str, Any]:
+    """An annotation with its crowd flag, and without an area that is null."""
+    flag = int(annotation.get("iscrowd") or 0)
+    return {k: v for k, v in annotation.items() if k != "area" or v is not None} | {"iscrowd": flag}

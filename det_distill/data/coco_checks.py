@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from det_distill.data.boxes import Box, checked_box
+from det_distill.data.coco_values import wrong_value
 from det_distill.data.images import checked_size
 from det_distill.data.problems import DatasetReport
 
@@ -35,6 +36,8 @@ class CocoChecker:
         annotations = self._entries(
             content["annotations"], "annotation", ("id", "image_id", "category_id", "bbox")
         )
+        if self.report.of("broken json entry"):
+            return  # what such an entry defines would be missing, and the message would say so
         for label, entries in (("category", categories), ("image", images), ("annotation", annotations)):
             self._unique(entries, label)
         ids = {entry["id"] for entry in categories}
@@ -55,6 +58,8 @@ class CocoChecker:
                 self.report.add("broken json entry", f"{label} number {number}", f"no {', '.join(missing)}")
             elif not all(isinstance(entry[key], int) for key in keys if key.endswith("id")):
                 self.report.add("broken json entry", f"{label} number {number}", "an id is not an integer")
+            elif wrong := wrong_value(entry):
+                self.report.add("broken json entry", f"{label} number {number}", wrong)
             else:
                 good.append(entry)
         if not entries and label != "annotation":
@@ -118,6 +123,6 @@ def _four_numbers(value: Any) -> Box:
     """(x, y, width, height) of a json value; NaN for what is not a list of four numbers."""
     try:
         x, y, width, height = (float(number) for number in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return (math.nan, math.nan, math.nan, math.nan)
     return (x, y, width, height)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from det_distill.data.pillow_formats import refuse_postscript
 from det_distill.data.problems import DatasetReport
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -72,6 +73,7 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         OSError: the file is not an image, or is cut off.
     """
+    refuse_postscript()
     try:
         with Image.open(path) as image:
             # Asking Pillow for a PNG's EXIF data decodes the pixels, unless the header had them.

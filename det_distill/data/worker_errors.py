@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from .problems import DatasetError
@@ -17,6 +18,9 @@ from .problems import DatasetError
 __all__ = ["Failure", "Guarded", "GuardedLoader", "raised"]
 
 Sample = dict[str, Any]
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for an image that is cut short, broken, or larger than it will decode."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A mapper whose `DatasetError` or ``OSError`` becomes a `Failure`; other exceptions are mistakes, and pass."""
+    """A mapper whose `DatasetError`, or error of a file, becomes a `Failure`; other exceptions, mistakes, pass."""
 
     mapper: Callable[[Sample], Sample | None]
 
@@ -38,8 +42,10 @@ class Guarded:
             return self.mapper(record)
         except DatasetError as error:
             return Failure(str(error))
-        except OSError as error:
-            return Failure(f"cannot read {record.get('file_name')}: {error}")
+        except _UNREADABLE as error:
+            return Failure(
+                f"cannot read {record.get('file_name')}: {error}. Replace the file or take it out of the data set"
+            )
 
 
 def raised(batch: list[Any]) -> list[Sample]:

@@ -43,7 +43,8 @@ class GroundTruth:
         objects = [entry for record in dicts for entry in record.get("annotations", ())]
         box = np.array([_corners(entry) for entry in objects], dtype=np.float64).reshape(-1, 4)
         inside = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-        areas = [entry.get("area", value) for entry, value in zip(objects, inside, strict=True)]
+        stated = [entry.get("area") for entry in objects]
+        areas = [value if area is None else area for area, value in zip(stated, inside, strict=True)]
         sizes = [(record["width"], record["height"]) for record in dicts]
         return cls(
             image=np.repeat(np.arange(len(dicts)), counts),

@@ -70,7 +70,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{path} does not exist: evaluate the run (tools/train_net.py --eval-only)")
     try:
         rows = json.loads(path.read_bytes())
-    except ValueError as error:  # a text that is not UTF-8, too
+    except (ValueError, RecursionError) as error:  # a text that is not UTF-8, too; lists nested without end
         raise ValueError(f"{path} is not JSON, or was cut short: {error}") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path} has no list of detections but {_kind(rows)}: is it a file of annotations?")
@@ -138,7 +138,10 @@ def _problem(row: Any) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def _kind(value: Any) -> str:

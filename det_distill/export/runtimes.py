@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .graphs.metadata import KEY, NAME, read_facts
 from .graphs.packages import quiet, required
+from .pt2_check import check_pt2
 
 __all__ = ["Runtime", "open_runtime"]
 
@@ -44,12 +45,15 @@ class Runtime(ABC):
 def open_runtime(path: str | os.PathLike[str]) -> Runtime:
     """Return the graph of a file, on the CPU.
 
+    A ``.ts`` or ``.pt2`` file is a program: open only those that you trust. Of a ``.pt2`` what would run before the
+    network is called is refused, see `check_pt2`.
+
     Args:
         path: ends in ``.onnx`` (run by onnxruntime), ``.ts`` or ``.pt2``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, one that cannot be read, or one that says not what it is.
+        ValueError: another kind of file, one that cannot be read or is refused, or one that says not what it is.
         DoesNotFit: onnxruntime is not installed.
     """
     file = Path(path)
@@ -102,6 +106,7 @@ class _TorchScript(Runtime):
 class _TorchExport(Runtime):
     def __init__(self, file: Path) -> None:
         extra = {NAME: ""}
+        check_pt2(file)
         try:
             with quiet():
                 self._module = torch.export.load(str(file), extra_files=extra).module()

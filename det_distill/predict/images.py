@@ -10,6 +10,8 @@ from detectron2.data.detection_utils import _apply_exif_orientation, read_image
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..data.pillow_formats import refuse_postscript
+
 __all__ = ["read_rgb"]
 
 
@@ -24,6 +26,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise ValueError("no such file")
+    refuse_postscript()
     try:
         with Image.open(path) as image:
             mode = image.mode

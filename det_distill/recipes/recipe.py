@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import model_zoo
+from ..yaml_files import load_yaml
 
 __all__ = ["CHECKPOINT", "PictureOptions", "Recipe", "Step", "load_recipe"]
 
@@ -129,10 +128,7 @@ def load_recipe(path: str, output: str | None = None, options: Sequence[Any] = (
     """
     common = _pairs(options)
     path = model_zoo.find_config(path)
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    content = load_yaml(path)
     try:
         return _recipe(path, content, output, common)
     except ValueError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.config import CfgNode
 from torch import nn
 
 from .. import model_zoo
@@ -16,6 +16,7 @@ from ..config import build_student, build_teacher, get_cfg, merge_file, merge_op
 from ..data import register_from_config
 from ..files import load_model_file
 from ..handover import NETWORK
+from ..lazy_configs import build_lazy_model
 from ..teachers import Teacher, as_teacher
 from .findings import TROUBLES, Finding, error_text
 
@@ -57,7 +58,7 @@ def candidates(cfg: CfgNode) -> Iterator[Candidate]:
             )
         except TROUBLES as error:
             found.findings.append(Finding("error", about, error_text(error)))
-            found.teacher = _untrained(cfg, node)
+            found.teacher = _untrained(cfg, name, node)
         found.said = _said(node.WEIGHTS)
         found.classes = tuple(map(str, found.said.get("classes") or ())) or _classes(node)
         yield found
@@ -69,21 +70,18 @@ def known_classes(cfg: CfgNode) -> tuple[str, ...]:
     return () if names == tuple(f"class {i}" for i in range(len(names))) else names
 
 
-def _untrained(cfg: CfgNode, node: CfgNode) -> Teacher | None:
+def _untrained(cfg: CfgNode, name: str, node: CfgNode) -> Teacher | None:
     """The network of a teacher with random weights, for what can be said of it all the same."""
     try:
-        return as_teacher(_network(cfg, node).to(cfg.MODEL.DEVICE))
+        return as_teacher(_network(cfg, name, node).to(cfg.MODEL.DEVICE))
     except TROUBLES:
         return None
 
 
-def _network(cfg: CfgNode, node: CfgNode) -> nn.Module:
+def _network(cfg: CfgNode, name: str, node: CfgNode) -> nn.Module:
     path = model_zoo.find_config(node.CONFIG)
     if path.endswith(".py"):
-        network: nn.Module = instantiate(
-            LazyConfig.apply_overrides(LazyConfig.load(path), list(node.OPTS)).model
-        )
-        return network
+        return build_lazy_model(path, node.OPTS, f"teacher {name!r}")
     return build_student(_own_config(node), cfg.MODEL.DEVICE)
 
 

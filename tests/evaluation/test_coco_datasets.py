@@ -54,6 +54,28 @@ def coco_files(tmp_path: Path) -> tuple[Path, Path]:
     return path, tmp_path
 
 
+@pytest.mark.parametrize("outline", [[[1, 2]], [[]], [[1, 2, 3, 4, 5]]])
+def test_a_box_counts_whatever_its_polygon_is(coco_files, outline, library, caplog):
+    path, images = coco_files
+    whole = json.loads(path.read_text())
+    plain = [entry for entry in whole["annotations"] if not entry["iscrowd"]]
+    plain[3]["segmentation"] = outline
+    spoilt = path.with_name("spoilt.json")
+    spoilt.write_text(json.dumps(whole))
+    register_coco("whole", *coco_files)
+    register_coco("spoilt", spoilt, images)
+    register_like_a_built_in("built_in", spoilt, images)
+    results = []
+    for name in ("whole", "spoilt", "built_in"):
+        evaluator = DetectionEvaluator(name)
+        process_near_misses([evaluator], "whole")
+        results.append(evaluator.evaluate())
+    np.testing.assert_equal(results[1], results[0])
+    np.testing.assert_equal(results[2], results[0])
+    in_training = sum(len(record["annotations"]) for record in DatasetCatalog.get("spoilt"))
+    assert in_training == len(whole["annotations"]) - 1
+
+
 def process_near_misses(evaluators, name):
     generator = np.random.default_rng(1)
     for record in DatasetCatalog.get(name):

@@ -37,6 +37,21 @@ def test_images_come_in_the_order_of_the_dataset_and_their_detections_in_that_of
     assert read.box[0].tolist() == [1, 2, 4, 6]
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "1e400", "NaN"])
+def test_a_score_or_a_side_beyond_any_float_is_told_with_its_entry(tmp_path, number):
+    for key, text in (("score", number), ("bbox", f"[1, 2, {number}, 4]")):
+        row = ", ".join(f'"{k}": {text if k == key else json.dumps(v)}' for k, v in GOOD.items())
+        (tmp_path / "r.json").write_text(f"[{{{row}}}]")
+        with pytest.raises(ValueError, match=rf"r\.json, entry 0 \(from 0\): {key} must be .*finite number"):
+            read_rows(tmp_path / "r.json")
+
+
+def test_lists_nested_without_end_are_told_with_their_file(tmp_path):
+    (tmp_path / "r.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"r\.json is not JSON"):
+        read_rows(tmp_path / "r.json")
+
+
 def test_categories_are_the_datasets_own(tmp_path):
     DatasetCatalog.register("sparse", lambda: [{"image_id": 5, "width": 9, "height": 9, "annotations": []}])
     MetadataCatalog.get("sparse").set(

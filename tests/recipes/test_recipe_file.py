@@ -92,7 +92,7 @@ def test_a_step_cannot_start_from_itself_or_from_a_later_one(tmp_path):
         ("photos: 2", "threshold: 50", "threshold must be a score from 0 to 1"),
         ("OTHER:", "DISTILL: {ENABLED: False}, OTHER:", "write option 'DISTILL' with its full key"),
         ("compare: {big: teacher, small: student}", "", "add 'compare'"),
-        ("steps:", "steps: [", "is not valid YAML"),
+        ("steps:", "steps: [", "is no YAML"),
     ],
 )
 def test_mistakes_are_told_in_words(tmp_path, old, new, expected):

@@ -59,6 +59,31 @@ def test_the_previous_checkpoint_is_used_with_a_warning(tmp_path, left, caplog):
     )
 
 
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "lost"])
+def test_a_checkpoint_with_bytes_changed_in_its_middle_is_passed_over(tmp_path, damage, caplog):
+    file = saved(tmp_path, 1, 2)
+    content = bytearray(file.read_bytes())
+    start = content.index(torch.full((500,), 2.0).numpy().tobytes())
+    if damage == "lost":
+        del content[start : start + 300]
+    else:
+        content[start : start + 512] = bytes(512) if damage == "zeroed" else b"\x01" * 512
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert resumed(tmp_path) == 1
+    assert f"the last checkpoint, {file}, is cut short or damaged: taking" in caplog.text
+
+
+def test_a_checkpoint_that_torch_wrote_without_checksums_is_whole(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        file = saved(tmp_path, 1)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert is_whole(str(file)) and resumed(tmp_path) == 1
+
+
 def test_of_several_damaged_ones_the_newest_whole_one_is_used(tmp_path, caplog):
     saved(tmp_path, 1, 2, 3)
     for i in (2, 3):

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from torch import nn
 from tqdm import tqdm
 
 from ... import model_zoo
 from ...config import get_cfg, load_teacher, merge_file
+from ...data.evaluation_loader import build_test_loader
 from ...evaluation.columns import Detections
 from ...evaluation.cost import ModelCost, model_cost
 from ...evaluation.detection import DetectionEvaluator
@@ -173,7 +174,7 @@ def _test_config(source: Source, cfg: CfgNode, model: nn.Module) -> CfgNode:
 
 
 def _run(model: nn.Module, cfg: CfgNode, data: str, file: Path, name: str) -> Path:
-    loader: Any = build_detection_test_loader(cfg, data)
+    loader: Any = build_test_loader(cfg, data)
     model.eval()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         evaluator = DetectionEvaluator(data, output_dir=folder)
@@ -187,5 +188,5 @@ def _run(model: nn.Module, cfg: CfgNode, data: str, file: Path, name: str) -> Pa
 
 def _cost(model: nn.Module, cfg: CfgNode, data: str, seconds: float) -> ModelCost:
     """Of the first image of the data, as this network gets it."""
-    image = next(iter(build_detection_test_loader(cfg, data)))[0]["image"]
+    image = next(iter(build_test_loader(cfg, data)))[0]["image"]
     return model_cost(model, *image.shape[-2:], image=image, seconds=seconds)

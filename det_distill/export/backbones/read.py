@@ -56,18 +56,29 @@ def read_blobs(path: str) -> dict[str, Tensor]:
         ValueError: it is broken, would run code, or has no blobs of Caffe2.
     """
     content = load_zoo_pickle(path)
-    blobs = content.get("blobs", content) if isinstance(content, dict) else {}
+    blobs = content.get("blobs", content) if isinstance(content, dict) else content
+    if not isinstance(blobs, Mapping):
+        raise FileError(
+            f"{path} holds no ResNet of Caffe2: its blobs are of type {type(blobs).__name__}, not a table of "
+            "arrays by name; download it again, or name another file"
+        )
     if "model" in blobs:
         raise FileError(
             f"{path} (of {blobs.get('__author__', 'an unknown author')!r}) has detectron2's own names: it is loaded as "
             "it is, by MODEL.WEIGHTS"
         )
-    tensors = {
-        k: torch.as_tensor(v) for k, v in blobs.items() if hasattr(v, "shape") and not k.endswith("_momentum")
-    }
+    tensors = {str(k): _tensor(v, str(k), path) for k, v in blobs.items() if hasattr(v, "shape")}
+    tensors = {k: v for k, v in tensors.items() if not k.endswith("_momentum")}
     if "conv1_w" not in tensors:
         raise FileError(f"{path} holds no ResNet of Caffe2: it has no blob conv1_w")
     return tensors
+
+
+def _tensor(value: Any, name: str, path: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except TypeError as error:
+        raise FileError(f"{path}: its blob {name} is an array of {value.dtype}, not of numbers") from error
 
 
 def note_beside(path: str) -> tuple[RgbPixels, str] | None:
