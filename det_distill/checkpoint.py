@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common.checkpoint import get_missing_parameters_message
 from torch import Tensor, nn
 
 from .distiller import DISTILL_PREFIX
@@ -38,6 +37,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _LAST = "last_checkpoint"
+_SHOWN = 2
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -161,20 +161,25 @@ class StrictCheckpointer(_SafeCheckpointer):
         checkpoint["model"] = {k: v for k, v in state.items() if not k.startswith(DISTILL_PREFIX)}
         incompatible = super()._load_model(checkpoint)
         wrong = []
-        if incompatible.missing_keys:
-            wrong.append(get_missing_parameters_message(list(incompatible.missing_keys)))
+        misfits = {m[0] for m in incompatible.incorrect_shapes}
+        missing = [k for k in incompatible.missing_keys if k not in misfits]
+        if missing:
+            wrong.append(_some("tensors are not in the file", missing))
         if incompatible.incorrect_shapes:
             shapes = [f"{k}: file {f}, model {m}" for k, f, m in incompatible.incorrect_shapes]
-            wrong.append("other shapes: " + "; ".join(shapes[:8]))
+            wrong.append(_some("have other shapes", shapes))
         constants = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")
         extra = [k for k in incompatible.unexpected_keys if not any(c in k for c in constants)]
         if extra and not checkpoint.get("matching_heuristics", False):
-            wrong.append(
-                f"{len(extra)} tensors of the file have no place in the model: {', '.join(extra[:8])}"
-            )
+            wrong.append(_some("tensors of the file have no place in the model", extra))
         if wrong:
             raise ValueError("; ".join(wrong))
         return incompatible
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    """How many, and the first of them, in one line."""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
 
 
 def load_teacher_weights(model: nn.Module, weights: str, *, name: str = "teacher") -> None:

@@ -248,7 +248,7 @@ def load_teacher(
 
 
 def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:
-    """Build the plain model that a config describes, without teachers, pairs or weights.
+    """Build the plain model that a config describes, on its ``MODEL.DEVICE``, without teachers, pairs or weights.
 
     Raises:
         ValueError: a class that is not registered, or what the model's own parts raise.
@@ -261,4 +261,5 @@ def build_student(cfg: CfgNode, device: str | None = None) -> nn.Module:
     if device is not None:
         cfg.MODEL.DEVICE = device
     cfg.freeze()
-    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    model: nn.Module = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(cfg.MODEL.DEVICE)

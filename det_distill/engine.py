@@ -30,6 +30,7 @@ from .compilation import compile_backbones
 from .config import complete_config, get_cfg, merge_file, merge_options
 from .data import check_datasets, register_from_config
 from .data.loader import TrainingLoader
+from .devices import kind_of_device
 from .ema import WeightAverage
 from .evaluation.reconstruction import ReconstructionEvaluator
 from .gradient_share import GradientShare
@@ -204,7 +205,7 @@ def load_config(path: str, options: list[str] | None = None, *, where: str = "th
     complete_config(cfg)
     check_names(cfg)
     register_from_config(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if kind_of_device(cfg.MODEL.DEVICE, "MODEL.DEVICE") == "cuda" and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %r but there is no usable GPU: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ __all__ = [
     "load_model_file",
     "load_safetensors",
     "load_zoo_pickle",
+    "output_folder",
     "replace_file",
     "replace_text",
     "write_json",
@@ -68,6 +70,24 @@ def write_json(file: Path, content: Any, *, indent: int | None = 1) -> None:
     """Write a JSON file whole or not at all, with its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, json.dumps(content, indent=indent))
+
+
+def output_folder(path: str, *inner: str) -> Path:
+    """Make the folder of a report, its parents and folders within it, and see that files can be written there.
+
+    Raises:
+        OSError: one is a file, or cannot be made or written to; names it.
+    """
+    for folder in (Path(path), *(Path(path) / name for name in inner)):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"--output: {folder} is a file: name a folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(f"--output: cannot write to the folder {folder}: {error.strerror}") from None
+    return Path(path)
 
 
 def is_whole(file: str) -> bool:

@@ -21,6 +21,7 @@ from .class_names import class_names
 from .classification.augmentations import CentreCrop, resizing
 from .classification.mapper import ClassificationMapper, mapper_for_tests
 from .config import build_student
+from .devices import kind_of_device
 from .model_file import GRAPHS, config_of, load_weights, model_file
 from .programs import tell_program
 from .tasks import task_of
@@ -201,11 +202,7 @@ class _Graph(Predictor):
 
 
 def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ValueError(f"device {device!r}: choose cpu, cuda or cuda:N") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind_of_device(device, "device") == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: torch finds no usable GPU here; choose cpu")
 
 

@@ -27,7 +27,8 @@ from det_distill.evaluation.measuring import (
     measure_detections,
 )
 from det_distill.evaluation.results_table import results_text
-from det_distill.files import write_json
+from det_distill.files import output_folder, write_json
+from det_distill.tasks import task_of
 
 RESULTS_FILE = "results.json"
 
@@ -98,10 +99,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "det-distill eva
         raise ValueError("--weights and --detections: measure one or the other")
     if "MODEL.WEIGHTS" in args.opts:
         raise ValueError("MODEL.WEIGHTS is where a training starts: name the file to measure with --weights")
-    for logger in ("detectron2", "fvcore", "det_distill"):
+    for logger in ("detectron2", "fvcore"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     cfg = _config(args)
-    folder = Path(args.output or Path(cfg.OUTPUT_DIR) / "eval")
+    if args.count_difficult and not task_of(cfg).finds_boxes:
+        raise ValueError("--count-difficult: the config describes a classifier, which finds no objects")
+    folder = output_folder(args.output or os.path.join(cfg.OUTPUT_DIR, "eval"))
     check_test_sets(cfg)
     rows: list[Measured] = []
     for named in _named(args.detections):

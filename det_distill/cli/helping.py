@@ -18,6 +18,18 @@ class CommandParser(argparse.ArgumentParser):
         """End with one line that says where the options are listed."""
         self.exit(2, f"{self.prog}: {message} ('{self.prog} --help' lists the options)\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return what the words say; an option that is given an empty text, as by an unset variable, is an error."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            given = value if isinstance(value, list) else [value]
+            if not action.option_strings or action.dest == "opts":  # a key of the config may be empty
+                continue
+            if "" in given and value != action.default:
+                self.error(f"{action.option_strings[-1]} is empty: name something, or leave it away")
+        return found, rest
+
 
 def command_parser(
     program: str, purpose: str, *examples: str, epilog_more: str = "", **options: Any

@@ -62,9 +62,8 @@ def parser(program: str = "predict.py") -> CommandParser:
     results.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="SCORE",
-        help="leave out boxes of a lower score, 0 to 1 (0.5)",
+        help="leave out boxes of a lower score, 0 to 1 (0.5); a classifier takes none",
     )
     results.add_argument("--classes", nargs="+", metavar="NAME", help="names of all classes, in their order")
     what.add_argument(
@@ -84,14 +83,16 @@ def parser(program: str = "predict.py") -> CommandParser:
 
 def main(arguments: Sequence[str] | None = None, program: str = "predict.py") -> None:
     """Predict, and say what was written; leaves with status 1 if a file was left out."""
-    args = parser(program).parse_args(arguments)
+    args = (words := parser(program)).parse_args(arguments)
+    if "" in args.inputs:  # such as a variable of the shell that is not set; it would be the current folder
+        words.error("an INPUT is empty: name something (a dot, ., is the current folder)")
     output = Path(args.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file: name a folder")
     inputs = find_inputs(args.inputs, output, recursive=args.recursive)
     predictor = _predictor(args)
     outcome = predict_files(
-        predictor, inputs, output, threshold=args.threshold, pictures=not args.no_pictures, say=_say
+        predictor, inputs, output, threshold=_threshold(args), pictures=not args.no_pictures, say=_say
     )
     counted = f"images: {outcome.images}" + f", videos: {outcome.videos}" * bool(outcome.videos)
     _say(f"Wrote {outcome.file} ({counted})" + ("" if args.no_pictures else f" and the pictures in {output}"))
@@ -99,6 +100,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "predict.py") ->
         reasons = "".join(f"\n  {path}: {why}" for path, why in outcome.failed.items())
         _say(f"{program}: {len(outcome.failed)} of {len(inputs)} inputs failed:{reasons}", sys.stderr)
         sys.exit(1)
+
+
+def _threshold(args: argparse.Namespace) -> float:
+    return 0.5 if args.threshold is None else float(args.threshold)
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -109,10 +114,14 @@ def _predictor(args: argparse.Namespace) -> Predictor:
     predictor = load_predictor(args.model, args.config_file, opts=args.opts, device=device)
     if args.classes:
         predictor.rename(args.classes)
-    if predictor.kind == "detector" and args.threshold < predictor.score_threshold:
+    if predictor.kind != "detector" and args.threshold is not None:
+        raise ValueError(
+            f"{predictor.file} is a classifier, which has no boxes to leave out: omit --threshold"
+        )
+    if predictor.kind == "detector" and _threshold(args) < predictor.score_threshold:
         _say(
             f"{predictor.file} itself leaves out scores below {predictor.score_threshold:g}, so --threshold "
-            f"{args.threshold:g} shows no more; a checkpoint's is MODEL.ROI_HEADS.SCORE_THRESH_TEST "
+            f"{_threshold(args):g} shows no more; a checkpoint's is MODEL.ROI_HEADS.SCORE_THRESH_TEST "
             "(RetinaNet: MODEL.RETINANET.SCORE_THRESH_TEST), to be set with --opts"
         )
     return predictor

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "teacher_check.p
     args = parser(program).parse_args(arguments)
     if args.images is not None and args.images < 0:
         raise ValueError(f"--images {args.images}: must be at least 0")
-    for logger in ("detectron2", "fvcore", "det_distill"):
+    for logger in ("detectron2", "fvcore"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     cfg = load_config(args.config_file, [*args.opts, *(["MODEL.DEVICE", args.device] if args.device else [])])
     findings = []

@@ -67,7 +67,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: evaluate the run (tools/train_net.py --eval-only)")
+        raise FileNotFoundError(f"{path} does not exist: write it with det-distill eval --config-file CONFIG")
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # a text that is not UTF-8, too; lists nested without end

@@ -101,8 +101,10 @@ def load_measured(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it cannot be read, or does not give every tensor of the network.
+        ValueError: none is named; it cannot be read, or does not give every tensor of the network.
     """
+    if not weights:
+        raise ValueError("no file of weights is named: the network would be measured with random ones")
     check_weights(_with(cfg, weights=weights))
     model = build_student(cfg)
     MeasuredCheckpointer(model).load(weights)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-__all__ = ["COLOURS", "colour_of", "draw_classes", "draw_detections"]
+__all__ = ["COLOURS", "colour_of", "draw_classes", "draw_detections", "lacking"]
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 """A class has always the same of them, by its number.
@@ -33,6 +33,13 @@ def colour_of(class_id: int) -> tuple[int, int, int]:
     """Return the colour of a class, RGB."""
     red, green, blue = ImageColor.getrgb(COLOURS[class_id % len(COLOURS)])[:3]
     return red, green, blue
+
+
+def lacking(names: Sequence[str]) -> str:
+    """Return the letters of some names that cannot be drawn, each once, in their order."""
+    text = "".join(names)
+    missing = _missing(text, _font(12))
+    return "".join(letter for letter in dict.fromkeys(text) if letter in missing)
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Sequence[Mapping[str, Any]]) -> Image.Image:
@@ -113,11 +120,17 @@ def _font(size: int) -> Any:
 
 
 def _name(entry: Mapping[str, Any], font: Any) -> str:
-    """The class, or its number if the font lacks letters of its name."""
+    """The class, with a ? for each letter that the font lacks; its number if it lacks all of them."""
     name = str(entry["class"])
+    missing = _missing(name, font)
+    if missing and not set(name.replace(" ", "")) - missing:
+        return f"class {entry['class_id']}"
+    return "".join("?" if letter in missing else letter for letter in name)
+
+
+def _missing(text: str, font: Any) -> set[str]:
     unknown = bytes(font.getmask("\uffff"))
-    drawn = all(bytes(font.getmask(letter)) != unknown for letter in set(name))
-    return name if drawn else f"class {entry['class_id']}"
+    return {letter for letter in set(text) if bytes(font.getmask(letter)) == unknown}
 
 
 def _size(text: str, font: Any) -> tuple[int, int]:

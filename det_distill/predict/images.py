@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.pillow_formats import refuse_postscript
 
-__all__ = ["read_rgb"]
+__all__ = ["count_frames", "read_rgb"]
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -40,6 +40,18 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     ) as error:  # Pillow's readers raise errors of any kind for files that are cut short or hostile
         text = re.sub(r" <\S+ name=.*?>", "", str(error)).replace(str(path), "it").replace("'it'", "it")
         raise ValueError(text or type(error).__name__) from error
+
+
+def count_frames(path: Path) -> int:
+    """Return how many frames or pages an image file has that can be read; `read_rgb` reads the first.
+
+    The pictures that a camera puts behind the photo in a JPEG file (previews, a second lens) do not count.
+    """
+    try:
+        with Image.open(path) as image:
+            return 1 if image.format in ("MPO", "JPEG") else int(getattr(image, "n_frames", 1))
+    except Exception:  # as above; the first frame could be read
+        return 1
 
 
 def _upper_bits(image: Image.Image) -> NDArray[np.uint8]:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ..files import replace_file
 from ..predictors import Predictor
-from .drawing import draw_classes, draw_detections
-from .images import read_rgb
+from .drawing import draw_classes, draw_detections, lacking
+from .images import count_frames, read_rgb
 from .inputs import Input
 from .journal import Journal
 from .records import above, describe, record
@@ -74,6 +74,10 @@ def predict_files(
         raise ValueError(f"a threshold of {threshold:g}: scores are from 0 to 1")
     if any(i.is_video for i in inputs):
         need_av()
+    if pictures and (letters := lacking(predictor.classes)):
+        say(
+            f"The font of the pictures lacks {letters}: the pictures have ? there, the JSON has the whole names"
+        )
     about = {**describe(predictor, _sha256(predictor.file), threshold), "pictures": pictures}
     with Journal(output, about) as journal:
         work = _Work(predictor, output, threshold, pictures, journal)
@@ -113,11 +117,13 @@ class _Work:
             RuntimeError,
         ) as error:  # RuntimeError: torch's, such as one for too little memory
             return "", _one_line(error)
-        entry = {**_size(pixels), **self._picture(item), **found}
+        frames = count_frames(item.path)
+        note = f"only the first of its {frames} frames was looked at" if frames > 1 else ""
+        entry = {**_size(pixels), **self._picture(item), **({"note": note} if note else {}), **found}
         if self.pictures:
             _save(self._draw(pixels, found), self.output / item.picture)
         self.journal.image(str(item.path), entry)
-        return _words(found), ""
+        return "; ".join(filter(None, (_words(found), note))), ""
 
     def video(self, item: Input) -> tuple[str, str]:
         path = str(item.path)
@@ -133,7 +139,7 @@ class _Work:
         rate = round(float(reader.rate), 6)
         incomplete = {"incomplete": problem} if problem else {}
         self.journal.video(path, {**entry, "frames_per_second": rate, **self._picture(item), **incomplete})
-        return f"{count} frames", problem
+        return "1 frame" if count == 1 else f"{count} frames", problem
 
     def _frames(
         self, path: str, reader: VideoReader, writer: VideoWriter | None

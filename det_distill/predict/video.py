@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_TOLD = ("avi", "matroska", "mov", "mp4", "flv", "asf")
+"""Containers that say how long they are; of others PyAV's durations are guesses."""
 
 __all__ = ["Frame", "VideoReader", "VideoWriter", "need_av"]
 
@@ -93,15 +97,16 @@ class VideoReader:
         """Yield the frames.
 
         Raises:
-            ValueError: the rest cannot be decoded.
+            ValueError: the rest cannot be decoded, or the file ends before the end that it announces.
         """
         first: float | None = None
-        number = 0
+        number, end = 0, 0.0
         frames = self._container.decode(self._stream)
         while True:
             try:
                 frame = next(frames)
             except StopIteration:
+                self._check_whole(number, end)
                 return
             except (self._av.error.FFmpegError, OSError) as error:
                 raise ValueError(
@@ -109,9 +114,47 @@ class VideoReader:
                 ) from error
             time = float(frame.time) if frame.time is not None else float(number / self.rate)
             first = time if first is None else first
+            shown = float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
+            end = max(end, time + (shown or float(1 / self.rate)))
             pixels = _upright(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
             yield Frame(number, time - first, pixels)
             number += 1
+
+    def _check_whole(self, number: int, end: float) -> None:
+        """Raise if frames are missing at the end; two frames are let pass, for containers count differently.
+
+        Frames that are announced but lie outside the part that is played, or repeat the one before, are not missing:
+        the time decides, too.
+
+        Args:
+            number: of the frames that came.
+            end: of the last of them, in seconds.
+        """
+        announced, seconds = int(self._stream.frames or 0), self._seconds()
+        if announced and number + 2 >= announced:
+            return
+        others = len(self._container.streams) > 1 and not self._own_seconds()
+        slack = float(2 / self.rate) + (1 + 0.1 * seconds if others else 0)  # the sound may be the longer one
+        if end + slack < seconds - 1e-3:
+            whole = f"{announced} frames" if announced else f"{seconds:.1f} s"
+            came = "1 frame" if number == 1 else f"{number} frames"
+            raise ValueError(f"it is cut off: it has {came} ({end:.1f} s), but announces {whole}")
+
+    def _seconds(self) -> float:
+        """How long the file says that it is; 0: it does not say."""
+        if not set(self._container.format.name.split(",")) & set(_TOLD):
+            return 0.0
+        guessed = self._container.format.name == "avi"
+        return self._own_seconds() or (0 if guessed else self._container.duration or 0) / self._av.time_base
+
+    def _own_seconds(self) -> float:
+        """The same of the stream of pictures alone."""
+        if self._container.format.name == "avi":  # whose durations shrink with the file
+            return float(self._stream.frames / self.rate)
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", ""))
+        return sum(float(p) * s for p, s in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0.0
 
 
 class VideoWriter:

@@ -37,7 +37,6 @@ def check_teachers(cfg: CfgNode, *, images: int | None = None, weights: str = ""
 
     Raises:
         ValueError: the config is no distillation.
-        FileNotFoundError: `weights` are named and not there.
     """
     if cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.ENABLED or not cfg.DISTILL.TEACHERS:
         raise ValueError(

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -62,12 +63,16 @@ def _check_set(
         file = weights or last_weights(cfg)
         best = measure_model(cfg, load_measured(cfg, file), "student", folder)[0].results
         yield Finding("ok", "student", f"{_shown(best)} on {data} ({file})")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if weights:
-            raise
-        yield Finding("ok", "student", "not trained yet, so the teachers are not compared with it")
-    except TROUBLES as error:
-        yield Finding("warning", "student", f"cannot be measured: {error_text(error)}")
+            yield Finding("error", "student", f"cannot be measured: {error_text(error)}")
+        else:
+            yield Finding("ok", "student", "not trained yet, so the teachers are not compared with it")
+    except (
+        TROUBLES
+    ) as error:  # what an earlier run left in OUTPUT_DIR does not keep a training from beginning
+        level: Literal["error", "warning"] = "error" if weights else "warning"
+        yield Finding(level, "student", f"cannot be measured: {error_text(error)}")
     for candidate in teachers:
         about = f"teacher {candidate.name}"
         if candidate.teacher is None or not candidate.trained:

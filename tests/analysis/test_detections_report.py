@@ -1,6 +1,7 @@
 """The report on detections: where boxes come from, its numbers, its photos, and that names stay names."""
 
 import base64
+import csv
 import io
 import re
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from PIL import Image
 from det_distill.analysis.detections import Found, Source, measure
 from det_distill.analysis.detections.charts import ticks
 from det_distill.analysis.detections.findings import findings
+from det_distill.analysis.detections.numbers import summary, write_csv
 from det_distill.analysis.detections.page import page as render
 from det_distill.analysis.detections.photos import detector_panel, differences, jpeg_url, truth_panel
 from det_distill.evaluation.columns import Detections, GroundTruth
@@ -101,6 +103,21 @@ def test_the_numbers_of_a_detector_are_those_of_both_rules():
     assert student.class_table(0)["voc/AP50"] == 100 and student.class_table(1)["voc/AP50"] == 0
     assert student.table["voc/AP50"] == 50
     assert [teacher.objects(c) for c in (0, 1)] == [2, 1]
+
+
+def test_objects_marked_difficult_are_told_apart_wherever_objects_are_counted(records, tmp_path):
+    for counted in (False, True):
+        both = measured(count_difficult=counted)
+        text = " ".join(
+            " ".join(Tree(render(both, records, CLASSES, "d", count_difficult=counted)).text).split()
+        )
+        assert "3 images, 4 objects (3 + 1 difficult) of 2 classes." in text
+        assert "Small 4 objects (3 + 1 difficult)" in text and "Large 0 objects" in text
+        assert f"{CLASSES[0]} 2 " in text and f"{CLASSES[1]} 1 + 1 difficult " in text
+        assert ("1 object, without 1 difficult" in text) is not counted
+        rows = list(csv.DictReader(write_csv(both, CLASSES, tmp_path / "x.csv").open()))
+        assert [(r["objects"], r["difficult"]) for r in rows[:3]] == [("4", "1"), ("2", "0"), ("2", "1")]
+        assert (summary(both, CLASSES, "d")["objects"], summary(both, CLASSES, "d")["difficult"]) == (4, 1)
 
 
 def test_the_threshold_says_what_is_found_missed_and_wrong_and_leaves_ap_alone():

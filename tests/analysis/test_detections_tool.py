@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from det_distill.analysis.detections import page, parse_sources, sources
 from det_distill.cli import analyze
+from det_distill.files import output_folder
 from tests.tiny import build, detector_cfg, save_teacher, write_voc
 
 
@@ -145,6 +146,54 @@ def test_what_is_wrong_is_told_before_anything_runs(data, monkeypatch, change, e
     ]
     with pytest.raises(error, match=re.escape(message)):
         report(folder, *words, *(word.format(**places) for word in change))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(data, monkeypatch):
+    folder, big, small = data
+    monkeypatch.setattr(sources, "_run", lambda *words: pytest.fail("it ran"))
+    (folder / "taken").write_text("")
+    words = [
+        f"--teacher=b={big['CONFIG']}:{big['WEIGHTS']}",
+        f"--student=s={small['CONFIG']}:{small['WEIGHTS']}",
+    ]
+    for place, message in [
+        (str(folder / "taken"), "taken is a file: name a folder"),
+        (str(folder / "taken/out"), "cannot write to the folder .*taken/out: "),
+        ("/proc/out", "cannot write to the folder /proc/out: "),
+    ]:
+        with pytest.raises(OSError, match=f"^--output: .*{message}") as error:
+            report(folder, *words, "--output", place)
+        assert "\n" not in str(error.value)
+    assert output_folder(str(folder / "new/er/out"), "boxes").is_dir()
+    assert (folder / "new/er/out/boxes").is_dir()
+
+
+def test_difficult_objects_count_by_voc_rules_where_it_is_asked_for(data):
+    folder = data[0]
+    file = next((folder / "shapes/Annotations").glob("*.xml"))
+    file.write_text(
+        re.sub(r"(<difficult>0</difficult>)?<bndbox>", "<difficult>1</difficult><bndbox>", file.read_text())
+    )
+    found = folder / "found.json"
+    found.write_text("[]")
+    missed = []
+    for option in ([], ["--count-difficult"]):
+        out = report(folder, f"--teacher=b={found}", f"--student=s={found}", *option)
+        numbers = json.loads((out / "detections.json").read_text())
+        assert numbers["objects"] == 8
+        missed.append(numbers["detectors"][0]["at_threshold"]["missed"])
+    assert missed == [8 - numbers["difficult"], 8] and numbers["difficult"]
+
+
+def test_weights_of_another_shape_are_refused_in_one_short_line(data):
+    folder, big, small = data
+    words = [
+        f"--teacher=b={big['CONFIG']}:{small['WEIGHTS']}",
+        f"--student=s={small['CONFIG']}:{big['WEIGHTS']}",
+    ]
+    with pytest.raises(ValueError, match="does not fit teacher 'b': .*other shapes: ") as error:
+        report(folder, *words)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 def test_a_config_with_several_test_sets_asks_which(data):

@@ -169,3 +169,22 @@ def test_what_does_not_occur_is_a_dash_and_columns_stand_below_their_headings():
     assert first.split("|")[1].split() == ["-"] * 4
     assert [line.split("  ")[0] for line in classes.split("\n")[2:]] == ["cat: long name", "cat: b"]
     assert "100.00" in classes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "foo"], r"MODEL\.DEVICE 'foo': choose cpu, cuda or cuda:N"),
+        (["--output", __file__], r"test_eval_command\.py is a file: name a folder"),
+    ],
+)
+def test_a_device_and_a_folder_are_checked_before_anything_is_measured(tmp_path, shapes, words, message):
+    with pytest.raises(SystemExit, match=message):
+        evaluate(tmp_path, shapes, "--weights", "a/model_final.pth", *words)
+
+
+@pytest.mark.parametrize("option", ["--weights", "--output"])
+def test_an_option_that_an_unset_variable_left_empty_is_an_error(tmp_path, shapes, option, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, shapes, option, "")
+    assert f"{option} is empty" in capsys.readouterr().err

@@ -173,6 +173,20 @@ def test_a_teacher_that_is_no_better_or_smaller_is_a_warning(tmp_path):
     DatasetCatalog.remove("check_images")
 
 
+def test_student_weights_that_are_missing_or_do_not_fit_are_an_error_and_the_teacher_is_measured(
+    tmp_path, shapes
+):
+    cfg = distillation(tmp_path, shapes, pairs={"fm": PAIRS["fm"]})
+    torch.save({"model": build(detector_cfg(classes=5)).state_dict()}, tmp_path / "other.pth")
+    for file, message in (("nope.pth", "nope.pth"), ("other.pth", "have another shape")):
+        levels, text = check(cfg, tmp_path, images=1, weights=str(tmp_path / file))
+        assert [about for level, about in levels if level == "error"] == ["student"], text
+        assert message in text and any(
+            line.split(None, 1)[1].startswith("teacher big:") and "on check_shapes (1 of" in line
+            for line in text.splitlines()
+        )
+
+
 def test_the_command_prints_lines_and_a_sum_and_its_status_tells_of_errors(tmp_path, shapes, capsys):
     cfg = distillation(tmp_path, shapes, pairs={"fm": PAIRS["fm"]})
     (tmp_path / "cfg.yaml").write_text(cfg.dump())

@@ -111,5 +111,7 @@ def test_a_file_of_something_else_is_an_error(tmp_path, text, message):
 
 
 def test_a_run_that_was_never_evaluated_is_told_how_to_be(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist: evaluate the run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.json does not exist: write it with det-distill eval "
+    ):
         read_rows(tmp_path / "none.json")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from det_distill.predict.drawing import COLOURS, colour_of, draw_classes, draw_detections
+from det_distill.predict.drawing import COLOURS, colour_of, draw_classes, draw_detections, lacking
 
 
 def detection(box, class_id=0, name="cat", score=0.9):
@@ -46,6 +46,15 @@ def test_a_name_too_long_for_the_picture_is_shortened_and_one_the_font_lacks_bec
     lacking = draw_detections(canvas(), [detection([10, 100, 60, 160], 2, name="\U00020000")])
     numbered = draw_detections(canvas(), [detection([10, 100, 60, 160], 2, name="class 2")])
     assert np.array_equal(np.asarray(lacking), np.asarray(numbered))
+
+
+def test_only_the_letters_that_the_font_lacks_are_replaced():
+    pictures = [
+        np.asarray(draw_detections(canvas(), [detection([10, 100, 60, 160], 1, name=name)]))
+        for name in ("ü \U00020000 <b>", "ü ? <b>", "class 1")
+    ]
+    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
+    assert lacking(["ü \U00020000", "\U00020000 b", "\U00020001"]) == "\U00020000\U00020001"
 
 
 def test_labels_keep_off_each_other():

@@ -125,6 +125,30 @@ def test_a_classifiers_five_best_classes_are_written_best_first(run, tmp_path):
     assert Image.open(tmp_path / "out" / "a.png").size[0] == 320
 
 
+def test_a_threshold_for_a_classifier_is_refused_in_one_line(run, tmp_path):
+    model = saved(tmp_path / "classifier", classifier_cfg())
+    photo(tmp_path / "a.png", (8, 8))
+    with pytest.raises(SystemExit, match=r"student\.pth is a classifier.*omit --threshold$"):
+        run(tmp_path / "a.png", "--threshold", "0.5", model=model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_an_animated_image_it_is_told_that_only_the_first_frame_was_looked_at(run, tmp_path, capsys):
+    frames = [Image.new("RGB", (90, 60), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    photo(tmp_path / "b.gif")
+    moving, still = run(tmp_path / "a.gif", tmp_path / "b.gif")["images"].values()
+    assert moving["note"] == "only the first of its 3 frames was looked at" and "note" not in still
+    assert capsys.readouterr().out.count(f"; {moving['note']}\n") == 1
+
+
+def test_letters_that_cannot_be_drawn_are_told_once_and_stand_in_the_json(run, tmp_path, capsys):
+    photo(tmp_path / "a.png")
+    found = run(tmp_path / "a.png", "--classes", "ü \U00020000", "b")
+    assert found["classes"] == ["ü \U00020000", "b"]
+    assert capsys.readouterr().out.count("font of the pictures lacks \U00020000: ") == 1
+
+
 def write_video(path, count=6, rate=Fraction(12)):
     with videos.VideoWriter(path, rate) as video:
         for i in range(count):
@@ -144,6 +168,12 @@ def test_a_video_gives_a_video_and_the_boxes_of_every_frame_with_its_time(run, t
     assert all(f["detections"] for f in entry["frames"])
     with videos.VideoReader(tmp_path / "out" / entry["picture"]) as drawn:
         assert drawn.rate == 12 and len(list(drawn)) == 6
+
+
+def test_one_frame_is_one_frame(run, tmp_path, capsys):
+    pytest.importorskip("av")
+    run(write_video(tmp_path / "clip.mp4", count=1))
+    assert "clip.mp4: 1 frame\n" in capsys.readouterr().out
 
 
 def test_of_a_video_that_is_cut_off_the_frames_before_are_kept(run, tmp_path, monkeypatch):
@@ -212,3 +242,19 @@ def test_what_a_person_did_wrong_is_told_in_one_line(run, tmp_path, words, messa
         run(*(w.replace("{in}", str(tmp_path / "in")) for w in words))
     assert str(left.value.code).startswith("predict.py: ") and message in str(left.value.code)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [([""], "an INPUT is empty"), (["a.png", "--output", ""], "--output is empty")]
+)
+def test_an_empty_name_is_refused_and_not_taken_as_the_current_folder(
+    run, tmp_path, monkeypatch, capsys, words, message
+):
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as left:
+        run(*words)
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and message in told and told.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before

@@ -95,6 +95,42 @@ def test_what_is_no_video_or_has_no_pictures_is_told(tmp_path):
         VideoReader(tmp_path / "sound.mp4")
 
 
+def in_container(path, frames=20, rate=10, codec="mjpeg"):
+    """Noise, so that each frame takes its share of the file."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for i in range(frames):
+            pixels = np.random.default_rng(i).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.mkv"])
+def test_a_video_that_ends_before_the_end_it_announces_is_told_behind_its_last_frame(tmp_path, name):
+    path = in_container(tmp_path / name)
+    assert len(read(path)[1]) == 20
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    numbers = []
+    with (
+        VideoReader(path) as video,
+        pytest.raises(ValueError, match=r"cut off: it has \d+ frames .*announces (20 frames|2\.0 s)"),
+    ):
+        for frame in video:
+            numbers.append(frame.number)
+    assert numbers == list(range(len(numbers))) and 5 < len(numbers) < 15
+
+
+@pytest.mark.parametrize(("name", "codec"), [("x.mpg", "mpeg2video"), ("x.mts", "mpeg2video")])
+def test_of_a_video_that_announces_no_length_any_end_is_taken(tmp_path, name, codec):
+    path = in_container(tmp_path / name, rate=25, codec=codec)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert 0 < len(read(path)[1]) < 20
+
+
 def test_a_video_that_is_not_finished_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "x.mp4", Fraction(25)) as video:
         video.write(np.zeros((16, 16, 3), np.uint8), 0.0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .measure import Measured
+from .wording import plural
 
 __all__ = ["Curve", "CurvePanel", "Scatter", "ScatterPoint", "curve_panel", "scatter", "ticks"]
 
@@ -38,7 +39,7 @@ class CurvePanel:
 
     category: int | None
     title: str
-    objects: int
+    objects: str
     curves: Sequence[Curve]
     gap: float
 
@@ -63,10 +64,17 @@ def curve_panel(measured: Sequence[Measured], category: int | None, title: str) 
         curves[0].ap,
         [c.ap for c in curves if not measured[c.detector].found.source.is_teacher],
     )
-    counted = measured[0].errors.counted
-    objects = int(counted.sum()) if category is None else measured[0].objects(category)
     gap = max((teacher - ap for ap in students), default=0.0)
-    return CurvePanel(category, title, objects, curves, -math.inf if math.isnan(gap) else gap)
+    return CurvePanel(
+        category, title, _objects(measured[0], category), curves, -math.inf if math.isnan(gap) else gap
+    )
+
+
+def _objects(one: Measured, category: int | None) -> str:
+    """How many objects a curve is about, and how many it leaves out for being marked difficult."""
+    counted = int(one.errors.counted.sum()) if category is None else one.objects(category)
+    left = sum(one.all_objects(category)) - counted
+    return plural(counted, "object") + (f", without {left:,} difficult" if left else "")
 
 
 def _place(recall: float, precision: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...evaluation.errors import ERRORS
 from .measure import Measured, objects_by_size
-from .wording import number, plural, signed
+from .wording import number, objects, plural, signed
 
 __all__ = ["cost_note", "error_groups", "facts", "no_cost", "size_groups"]
 
@@ -19,21 +19,16 @@ _SIZE_NAMES = {"s": "Small", "m": "Medium", "l": "Large"}
 
 def facts(first: Measured, classes: int) -> str:
     """Return how many images, objects and classes there are."""
-    counted = int(first.errors.counted.sum())
-    parts = [
-        plural(len(first.truth.sizes), "image"),
-        plural(counted, "object"),
-        plural(classes, "class", "es"),
-    ]
-    left = len(first.errors.counted) - counted
-    also = f"; {plural(left, 'object')} more, difficult or crowds, not counted" if left else ""
-    return f"{parts[0]}, {parts[1]} of {parts[2]}{also}"
+    images, there = plural(len(first.truth.sizes), "image"), objects(*first.all_objects())
+    crowds = int(first.truth.crowd.sum())
+    also = f"; {plural(crowds, 'object')} more, marked as crowds, not counted" if crowds else ""
+    return f"{images}, {there} of {plural(classes, 'class', 'es')}{also}"
 
 
 def size_groups(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Return the bars of AP by size of the objects."""
     groups = []
-    for size, count in objects_by_size(measured[0].truth).items():
+    for size, counts in objects_by_size(measured[0].truth).items():
         values = [m.table[f"coco/AP{size}"] for m in measured]
         bars = [
             {
@@ -44,7 +39,7 @@ def size_groups(measured: Sequence[Measured]) -> list[dict[str, Any]]:
             }
             for i, value in enumerate(values)
         ]
-        groups.append({"name": _SIZE_NAMES[size], "meaning": plural(count, "object"), "bars": bars})
+        groups.append({"name": _SIZE_NAMES[size], "meaning": objects(*counts), "bars": bars})
     return groups
 
 

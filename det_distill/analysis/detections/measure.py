@@ -120,6 +120,13 @@ class Measured:
         """The number of objects of a class that are to be found."""
         return int((self.errors.counted & (self.truth.category == category)).sum())
 
+    def all_objects(self, category: int | None = None) -> tuple[int, int]:
+        """How many objects of a class, or of all, COCO's rules count: the ordinary ones, those marked difficult."""
+        there = (
+            ~self.truth.crowd if category is None else ~self.truth.crowd & (self.truth.category == category)
+        )
+        return int((there & ~self.truth.difficult).sum()), int((there & self.truth.difficult).sum())
+
     def operation(self, category: int | None = None) -> Operation:
         """What is found, missed and wrong at the threshold; None: of all classes together."""
         detections, kind = self.found.detections, self.errors.kind
@@ -163,10 +170,11 @@ def measure(
     return measured
 
 
-def objects_by_size(truth: GroundTruth) -> dict[str, int]:
-    """How many objects COCO's rules count at each size."""
-    area = truth.area[~truth.crowd]
-    return {name: int(((area >= low) & (area < high)).sum()) for name, (low, high) in SIZES.items()}
+def objects_by_size(truth: GroundTruth) -> dict[str, tuple[int, int]]:
+    """How many objects COCO's rules count at each size: the ordinary ones, those marked difficult."""
+    area, difficult = truth.area[~truth.crowd], truth.difficult[~truth.crowd]
+    inside = {name: (area >= low) & (area < high) for name, (low, high) in SIZES.items()}
+    return {name: (int((of & ~difficult).sum()), int((of & difficult).sum())) for name, of in inside.items()}
 
 
 def _mean(values: np.ndarray) -> float:

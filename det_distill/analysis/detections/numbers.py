@@ -16,19 +16,22 @@ __all__ = ["summary", "write_csv", "write_json"]
 
 
 def write_csv(measured: Sequence[Measured], classes: Sequence[str], path: Path) -> Path:
-    """Write a line for each detector and class, and one for all classes, with AP in percent by both rules."""
+    """Write a line for each detector and class, and one for all classes, with AP in percent by both rules.
+
+    ``objects`` are all but crowds, ``difficult`` those of them that are marked so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = list(measured[0].table)
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["detector", "role", "class", "objects", *keys])
+        table.writerow(["detector", "role", "class", "objects", "difficult", *keys])
         for one in measured:
             role = "teacher" if one.found.source.is_teacher else "student"
-            rows = [("", int(one.errors.counted.sum()), one.table)]
-            rows += [(name, one.objects(i), one.class_table(i)) for i, name in enumerate(classes)]
-            for name, objects, values in rows:
+            rows = [("", one.all_objects(), one.table)]
+            rows += [(name, one.all_objects(i), one.class_table(i)) for i, name in enumerate(classes)]
+            for name, (ordinary, difficult), values in rows:
                 numbers = ["" if math.isnan(values[key]) else f"{values[key]:.6g}" for key in keys]
-                table.writerow([one.name, role, name, objects, *numbers])
+                table.writerow([one.name, role, name, ordinary + difficult, difficult, *numbers])
     return path
 
 
@@ -63,7 +66,8 @@ def summary(measured: Sequence[Measured], classes: Sequence[str], data: str) -> 
     return {
         "data": data,
         "images": len(first.truth.sizes),
-        "objects": int(first.errors.counted.sum()),
+        "objects": sum(first.all_objects()),
+        "difficult": first.all_objects()[1],
         "threshold": first.threshold,
         "detectors": detectors,
     }

@@ -18,7 +18,7 @@ from .findings import findings
 from .gallery import gallery
 from .groups import cost_note, error_groups, facts, no_cost, size_groups
 from .measure import Measured
-from .wording import number, signed
+from .wording import number, parts, signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -141,7 +141,7 @@ def page(
         class_rows=[
             {
                 "name": name,
-                "objects": measured[0].objects(i),
+                "objects": parts(*measured[0].all_objects(i)),
                 "tables": [m.class_table(i) for m in measured],
             }
             for i, name in enumerate(classes)
@@ -160,6 +160,7 @@ def page(
         photo_sections=sections,
         box_kinds=_BOX_KINDS,
         labels=len(classes) > 1,
+        any_difficult=measured[0].all_objects()[1] > 0,
         count_difficult=count_difficult,
         made_by=f"det_distill {__version__}",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "plural", "signed"]
+__all__ = ["number", "objects", "parts", "plural", "signed"]
 
 NOTHING = "\N{EN DASH}"
 
@@ -25,3 +25,13 @@ def signed(value: float) -> str:
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """Return ``1 box``, ``2,000 boxes``."""
     return f"{count:,} {noun}{'' if count == 1 else ending}"
+
+
+def parts(ordinary: int, difficult: int) -> str:
+    """Return ``43``, or ``43 + 26 difficult``."""
+    return f"{ordinary:,} + {difficult:,} difficult" if difficult else f"{ordinary:,}"
+
+
+def objects(ordinary: int, difficult: int) -> str:
+    """Return ``43 objects``, or ``69 objects (43 + 26 difficult)``."""
+    return plural(ordinary + difficult, "object") + (f" ({parts(ordinary, difficult)})" if difficult else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -15,6 +14,7 @@ from ...analysis.detections.page import MOST_PHOTOS, environment, write_page
 from ...analysis.detections.sources import find_all, parse_sources
 from ...evaluation.columns import GroundTruth
 from ...evaluation.ground_truth import evaluation_dicts
+from ...files import output_folder
 from .shared import config, last_options
 
 HELP = "a page on what a teacher and its students find: AP, curves, errors, speed, photos"
@@ -48,6 +48,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data", default="", metavar="NAME", help="a data set of the config; default: DATASETS.TEST"
     )
+    p.add_argument(
+        "--count-difficult",
+        action="store_true",
+        help="VOC rules take objects marked difficult as ordinary ones; the devkit ignores them (TEST.COUNT_DIFFICULT)",
+    )
     p = parser.add_argument_group("the page")
     p.add_argument(
         "--threshold", type=float, default=0.5, help="score from which boxes are shown (0.5); AP uses all"
@@ -70,12 +75,13 @@ def main(args: argparse.Namespace) -> None:
     sources = parse_sources(args.teacher, args.student)
     cfg = config(args.config_file, args)
     data = _data(cfg, args.data)
-    records, folder = evaluation_dicts(data), Path(args.output)
+    records = evaluation_dicts(data)
     classes = list(MetadataCatalog.get(data).thing_classes)
     if not records:
         raise ValueError(f"{data}: no image in there")
+    folder = output_folder(args.output, *([] if all(source.file for source in sources) else ["boxes"]))
     found = find_all(sources, cfg, data, folder / "boxes", cost=not args.no_cost, seconds=args.seconds)
-    count_difficult = bool(cfg.TEST.get("COUNT_DIFFICULT", False))
+    count_difficult = args.count_difficult or bool(cfg.TEST.get("COUNT_DIFFICULT", False))
     truth = GroundTruth.from_dicts(records)
     measured = measure(found, truth, len(classes), threshold=args.threshold, count_difficult=count_difficult)
     width = max(len(one.name) for one in measured)
