@@ -49,7 +49,7 @@ def test_recorded_boxes_are_read_for_the_wanted_photos_in_their_order(tmp_path):
     first, second = read_detections(tmp_path / "r.json", [{"image_id": "a"}, {"image_id": "b"}])
     assert first.shape == (0, 6)
     assert second.tolist() == [[1, 2, 11, 22, 0.5, 2]]
-    with pytest.raises(FileNotFoundError, match="--eval-only"):
+    with pytest.raises(FileNotFoundError, match="det-distill eval"):
         read_detections(tmp_path / "none.json", [])
 
 

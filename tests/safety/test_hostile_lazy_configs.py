@@ -1,5 +1,7 @@
 """A YAML config cannot have a teacher's LazyConfig call a program, and a stranger's LazyConfig is never run unseen."""
 
+import logging
+
 import pytest
 from hostile import text_file
 
@@ -84,12 +86,23 @@ def test_teacher_check_refuses_such_options(tmp_path, marker, capsys):
     assert "is refused: with _target_ it could call any program" in said.out + said.err
 
 
-def test_teacher_check_says_once_on_standard_error_that_it_runs_a_program(tmp_path, capsys):
+def test_teacher_check_says_once_that_it_runs_a_program(tmp_path, caplog):
     tell_program.cache_clear()
     program = text_file(tmp_path / "theirs.py", "raise RuntimeError('it ran')\n")
     with pytest.raises(SystemExit):
         main(["teacher-check", "--config-file", str(student(tmp_path, program)), "--images", "0"])
-    assert (
-        capsys.readouterr().err.count("theirs.py, the CONFIG of teacher 'evil', is a program and is run now")
-        == 1
-    )
+    assert caplog.text.count("theirs.py, the CONFIG of teacher 'evil', is a program and is run now") == 1
+
+
+@pytest.fixture
+def muted():
+    logger = logging.getLogger("det_distill.programs")
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+def test_a_program_is_told_on_standard_error_where_warnings_are_muted(muted, capsys):
+    tell_program.cache_clear()
+    tell_program("theirs.py", "a program")
+    assert capsys.readouterr().err == "warning: theirs.py, a program\n"
